@@ -1,0 +1,392 @@
+//! What can be asked of the replicated state, and what it answers.
+//!
+//! Both enums are append-only: bincode writes a variant's position, so a variant is never moved or
+//! removed (`cluster/tests/wire.rs` pins the bytes).
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{DomainName, Login, Timestamp, UserId};
+use crate::state::settings::Patch;
+
+/// One entry of the replicated log, before the leader stamps it with a time.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub enum Command {
+    /// Many commands in one log entry, applied in order; answers [`Outcome::Batch`].
+    Batch(Vec<Command>),
+    /// Lets time pass: expires locks, blocks and old counters.
+    Tick,
+    Admit(Admit),
+    /// Forgets the outcomes of a node's admissions up to the end of an epoch that it has recovered from.
+    Settle {
+        node: u64,
+        epoch: u64,
+    },
+    DomainAdd {
+        name: DomainName,
+        patch: DomainPatch,
+    },
+    DomainSet {
+        name: DomainName,
+        patch: DomainPatch,
+    },
+    /// Refused while the domain has users.
+    DomainRemove {
+        name: DomainName,
+    },
+    UserAdd {
+        user: NewUser,
+    },
+    UserSet {
+        login: Login,
+        patch: UserPatch,
+    },
+    UserRemove {
+        login: Login,
+    },
+    /// One part of an import; nothing is visible before [`Command::ImportCommit`].
+    ImportStage {
+        import: u64,
+        users: Vec<NewUser>,
+    },
+    /// Takes all staged users in one step, or none with `strict` and a refusal; answers [`Outcome::Imported`].
+    ImportCommit {
+        import: u64,
+        strict: bool,
+    },
+    /// Changes the cluster defaults, which domains and users inherit.
+    DefaultsSet {
+        patch: Patch,
+    },
+    Lock {
+        subject: Subject,
+        actor: Actor,
+        reason: String,
+    },
+    /// To unlocked, with the unlock counter back at 0.
+    Unlock {
+        subject: Subject,
+        actor: Actor,
+    },
+    /// The unlock counter to 0, the lock as it is.
+    Reset {
+        subject: Subject,
+        actor: Actor,
+    },
+    AuthFailed {
+        user: Option<UserId>,
+        address: IpAddr,
+    },
+    /// Clears the User's growing delay.
+    AuthSucceeded {
+        user: UserId,
+        address: IpAddr,
+    },
+    AuthUnblock {
+        address: IpAddr,
+        actor: Actor,
+    },
+    /// Recipients that were refused as invalid; may lock.
+    InvalidRecipients {
+        user: UserId,
+        identity: Option<String>,
+        count: u32,
+    },
+    /// `private_key` is a PKCS#8 PEM document.
+    DkimPut {
+        domain: DomainName,
+        selector: String,
+        algorithm: DkimAlgorithm,
+        private_key: String,
+    },
+    DkimRemove {
+        domain: DomainName,
+        selector: String,
+    },
+}
+
+/// The answer of [`crate::State::apply`] to one [`Command`].
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub enum Outcome {
+    Done,
+    Batch(Vec<Outcome>),
+    Admission(Admission),
+    UserAdded(UserId),
+    Imported(ImportReport),
+    /// A lock, unlock or reset by hand, or a lock by invalid recipients.
+    Lock(Option<LockChange>),
+    /// The address is now on the authentication block list until then, or not.
+    AuthFailure {
+        blocked_until: Option<Timestamp>,
+    },
+    Refused(Refusal),
+}
+
+/// "May this message pass, and count it": proposed once per message after its content was judged.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct Admit {
+    pub id: AdmissionId,
+    /// Every sequence of this node and epoch below this one needs no answer any more.
+    pub settled_below: u64,
+    pub user: UserId,
+    pub identity: Option<String>,
+    pub wish: Wish,
+    pub class: Class,
+    /// Spam score in thousandths.
+    pub score: u16,
+    /// Keyed hashes of the recipient addresses, for counting different ones.
+    pub recipients: Vec<u64>,
+    pub null_sender: bool,
+    /// The only recipient is the domain's admin contact: passes a lock.
+    pub to_contact: bool,
+    /// outgate's id of the message, evidence of a strike.
+    pub message: String,
+}
+
+/// Unique for ever: an epoch is one life of a node's process.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct AdmissionId {
+    pub node: u64,
+    pub epoch: u64,
+    pub sequence: u64,
+}
+
+/// What policy would do with the message if neither limit nor lock stood in the way.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wish {
+    /// Answer 250: the message is charged to the windows.
+    Accept,
+    /// Refuse it for its content: nothing is charged, the strike is recorded.
+    Refuse,
+}
+
+/// The class of a judged message (PRODUCT: classes).
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    Clean,
+    Unsure,
+    Spam,
+    Phish,
+    Virus,
+    Blocked,
+    Locked,
+    Limit,
+    Oversize,
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct Admission {
+    pub verdict: AdmissionVerdict,
+    /// The windows after this decision, for the log and for `why`.
+    pub charges: Vec<Charge>,
+    /// The lock that this message caused, if it caused one.
+    pub lock: Option<LockChange>,
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub enum AdmissionVerdict {
+    Accepted,
+    /// `Wish::Refuse` was recorded.
+    Recorded,
+    Limit {
+        scope: Scope,
+        window: Window,
+        unit: LimitUnit,
+        limit: u64,
+        retry_after_s: u64,
+    },
+    /// Too many different recipients in 24 hours.
+    DistinctRecipients {
+        limit: u64,
+        retry_after_s: u64,
+    },
+    Locked {
+        scope: Scope,
+        state: LockState,
+    },
+    /// The User was removed or disabled since it logged in.
+    NoUser,
+    /// The id is older than what the node declared settled: never counted, never delivered.
+    Stale,
+}
+
+/// Whose counters or lock decided.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    User,
+    Identity,
+    Domain,
+    /// The small limit of the null reverse-path.
+    NullSender,
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum Window {
+    Minute,
+    Hour,
+    Day,
+    Week,
+    Month,
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitUnit {
+    Messages,
+    Recipients,
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Charge {
+    pub scope: Scope,
+    pub window: Window,
+    pub used: u64,
+    /// 0 = unlimited.
+    pub limit: u64,
+    /// Seconds until one more would fit; 0 = now.
+    pub next_free_s: u64,
+}
+
+/// A User, or one person inside a smarthost's mail.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Subject {
+    pub login: Login,
+    pub identity: Option<String>,
+}
+
+/// Who asked for an administrative change, for history and audit: an admin's name, `cli`, or the product itself.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Actor(pub String);
+
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum LockState {
+    Unlocked,
+    Locked { until: Timestamp },
+    LockedPermanently,
+    LockedManually,
+}
+
+/// What moved a lock, with its evidence.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub enum LockCause {
+    Virus,
+    Phish {
+        count: u32,
+    },
+    Spam {
+        count: u32,
+    },
+    /// Mean score in thousandths over `count` messages in `minutes`.
+    MeanScore {
+        mean: u16,
+        count: u32,
+        minutes: u32,
+    },
+    InvalidRecipients {
+        count: u32,
+    },
+    Limit {
+        window: Window,
+        limit: u64,
+    },
+    Timeout,
+    Manual {
+        actor: Actor,
+        reason: String,
+    },
+}
+
+/// One step of the lock machine; the history of a subject is a list of them.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct LockChange {
+    pub at: Timestamp,
+    pub scope: Scope,
+    pub from: LockState,
+    pub to: LockState,
+    pub unlocks_used: u32,
+    pub cause: LockCause,
+    /// Ids of the messages that count as evidence, newest last, at most 20.
+    pub messages: Vec<String>,
+}
+
+/// Why a command changed nothing.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("domain {0} is not known: add it first")]
+    UnknownDomain(DomainName),
+    #[error("domain {0} exists already")]
+    DomainExists(DomainName),
+    #[error("domain {0} still has users: remove them first")]
+    DomainInUse(DomainName),
+    #[error("user {0} is not known")]
+    UnknownUser(Login),
+    #[error("user {0} exists already")]
+    UserExists(Login),
+    #[error("network {0} already belongs to {1}")]
+    NetworkTaken(Login, DomainName),
+    #[error("identity {1} of {0} is not known")]
+    UnknownIdentity(Login, String),
+    #[error("a network user needs an owner domain")]
+    OwnerMissing,
+    #[error("a mailbox or domain user needs a password")]
+    PasswordMissing,
+    #[error("import {0} is not known or has expired")]
+    UnknownImport(u64),
+    #[error("the import names {0} users that cannot be taken; the first: {1}")]
+    ImportRefused(u32, String),
+    #[error("no DKIM key {1} for {0}")]
+    UnknownDkimKey(DomainName, String),
+    #[error("{address} is not on the authentication block list")]
+    NotBlocked { address: IpAddr },
+}
+
+/// Fields that stay as they are where `None`.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
+pub struct DomainPatch {
+    pub enabled: Option<bool>,
+    /// The admin contact's mail address; an empty text removes it.
+    pub contact: Option<String>,
+    /// Where the domain's outgoing mail goes instead of MX: `host[:port]`; empty removes it.
+    pub route: Option<String>,
+    /// Login for the route, `user:password`; empty removes it.
+    pub route_auth: Option<String>,
+    pub settings: Patch,
+}
+
+/// Fields that stay as they are where `None`.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
+pub struct UserPatch {
+    pub enabled: Option<bool>,
+    /// An argon2id hash in PHC form; an empty text removes a network User's password.
+    pub password_hash: Option<String>,
+    pub settings: Patch,
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct NewUser {
+    pub login: Login,
+    /// The owner domain of a network; must be absent or the login's own domain otherwise.
+    pub owner: Option<DomainName>,
+    /// An argon2id hash in PHC form.
+    pub password_hash: Option<String>,
+    pub settings: Patch,
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
+pub struct ImportReport {
+    pub added: u32,
+    /// The staged position of each user that was not taken, and why.
+    pub refused: Vec<(u32, Refusal)>,
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum DkimAlgorithm {
+    RsaSha256,
+    Ed25519Sha256,
+}

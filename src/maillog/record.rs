@@ -1,0 +1,102 @@
+//! What the mail log keeps.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::mail::MessageId;
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct Record {
+    pub at_ms: u64,
+    pub id: MessageId,
+    pub event: Event,
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The answer to an end of DATA; exactly one for each.
+    Submission(Box<Submission>),
+    /// The outcome of one recipient in one attempt.
+    Attempt(Attempt),
+    /// What the queue, the quarantine or an admin did with the message.
+    Change { status: Status, by: String, detail: String },
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct Submission {
+    pub node: u64,
+    pub domain: String,
+    pub user: String,
+    pub identity: Option<String>,
+    pub sender: String,
+    pub recipients: Vec<String>,
+    pub header_from: String,
+    pub subject: String,
+    /// The Message-ID field.
+    pub message_id: String,
+    pub client: IpAddr,
+    pub helo: String,
+    pub size: u64,
+    pub class: String,
+    pub score: f32,
+    /// One line for each finding.
+    pub evidence: Vec<String>,
+    /// The whole reply line(s).
+    pub reply: String,
+    pub status: Status,
+    /// Index of the log entry that decided; `None` where the message never came so far.
+    pub log_index: Option<u64>,
+    /// The windows after the decision, `scope/window used/limit`.
+    pub counters: Vec<String>,
+    /// `unlocked`, `locked`, … at the decision.
+    pub lock: String,
+    /// From the end of DATA to the reply.
+    pub micros: u64,
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct Attempt {
+    pub recipient: String,
+    /// `delivered`, `deferred`, `bounced` or `expired`.
+    pub status: Status,
+    pub host: String,
+    pub address: Option<IpAddr>,
+    pub reply: String,
+    pub tls: Option<String>,
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Accepted,
+    Queued,
+    Delivered,
+    Deferred,
+    Bounced,
+    Expired,
+    Frozen,
+    Removed,
+    Quarantined,
+    Released,
+    Rejected,
+    Refused,
+    Discarded,
+}
+
+/// Filters are joined by "and"; `None` = any. Texts match as a part, without case; `*` is a wildcard.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
+#[serde(default, deny_unknown_fields)]
+pub struct Query {
+    pub id: Option<MessageId>,
+    pub user: Option<String>,
+    pub domain: Option<String>,
+    pub class: Option<String>,
+    pub status: Option<Status>,
+    /// Searched in sender, recipients, subject, Message-ID, reply and evidence.
+    pub text: Option<String>,
+    pub since_ms: Option<u64>,
+    pub until_ms: Option<u64>,
+    pub count: Option<usize>,
+}

@@ -1,0 +1,1 @@
+//! The client side of SMTP as pure functions: replies parsed, verbs written.
