@@ -7,5 +7,13 @@
     reason = "a test that fails says so by a panic"
 )]
 
+mod delivery;
+mod identity;
+mod limits;
+mod locks;
+mod operator;
+mod peers;
+mod protocol;
+mod recovery;
 mod support;
 mod tidy;

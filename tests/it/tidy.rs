@@ -9,10 +9,75 @@ const FUNCTION_LINES_MAX: usize = 70;
 
 /// Module (folder or file under `src/`) and what it must never import.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("mail", &["smtp", "user", "check", "policy", "spool", "queue", "delivery", "quarantine", "maillog", "web", "cli", "node", "submission", "reception", "connection", "listener", "config", "metrics", "dns", "tls", "stamp", "outgate_cluster"]),
-    ("smtp", &["user", "check", "policy", "spool", "queue", "delivery", "quarantine", "maillog", "web", "cli", "node", "submission", "reception", "connection", "listener", "outgate_cluster", "tokio::net"]),
-    ("check", &["outgate_cluster", "smtp", "user", "spool", "queue", "delivery", "web", "cli", "node", "connection", "listener"]),
-    ("policy", &["tokio", "ractor", "smtp", "spool", "queue", "delivery", "web", "cli", "node", "connection", "listener"]),
+    (
+        "mail",
+        &[
+            "smtp",
+            "user",
+            "check",
+            "policy",
+            "spool",
+            "queue",
+            "delivery",
+            "quarantine",
+            "maillog",
+            "web",
+            "cli",
+            "node",
+            "submission",
+            "reception",
+            "connection",
+            "listener",
+            "config",
+            "metrics",
+            "dns",
+            "tls",
+            "stamp",
+            "outgate_cluster",
+        ],
+    ),
+    (
+        "smtp",
+        &[
+            "user",
+            "check",
+            "policy",
+            "spool",
+            "queue",
+            "delivery",
+            "quarantine",
+            "maillog",
+            "web",
+            "cli",
+            "node",
+            "submission",
+            "reception",
+            "connection",
+            "listener",
+            "outgate_cluster",
+            "tokio::net",
+        ],
+    ),
+    (
+        "check",
+        &[
+            "outgate_cluster",
+            "smtp",
+            "user",
+            "spool",
+            "queue",
+            "delivery",
+            "web",
+            "cli",
+            "node",
+            "connection",
+            "listener",
+        ],
+    ),
+    (
+        "policy",
+        &["tokio", "ractor", "smtp", "spool", "queue", "delivery", "web", "cli", "node", "connection", "listener"],
+    ),
     ("spool", &["smtp", "user", "web", "cli", "outgate_cluster", "node", "check", "policy"]),
     ("maillog", &["smtp", "user", "web", "cli", "outgate_cluster", "node", "check", "policy", "queue", "delivery"]),
     ("quarantine", &["smtp", "user", "web", "cli", "outgate_cluster", "node", "check", "policy", "queue", "delivery"]),
@@ -100,7 +165,11 @@ fn long_functions(path: &Path) -> Vec<String> {
 }
 
 fn is_function(line: &str) -> bool {
-    let words = line.trim_start().trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ").trim_start_matches("pub ");
+    let words = line
+        .trim_start()
+        .trim_start_matches("pub(crate) ")
+        .trim_start_matches("pub(super) ")
+        .trim_start_matches("pub ");
     let words = words.trim_start_matches("const ").trim_start_matches("async ");
     words.starts_with("fn ") && !line.trim_end().ends_with(';') && !line.trim_end().ends_with('}')
 }
@@ -118,7 +187,12 @@ fn layer_faults(base: &Path, layers: &[(&str, &[&str])]) -> Vec<String> {
         for path in module_files(base, module) {
             let code = code_of(&path);
             for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
-                faults.extend(forbidden.iter().filter(|name| imports(line, name)).map(|name| format!("{} imports {name}: {}", shown(&path), line.trim())));
+                faults.extend(
+                    forbidden
+                        .iter()
+                        .filter(|name| imports(line, name))
+                        .map(|name| format!("{} imports {name}: {}", shown(&path), line.trim())),
+                );
             }
         }
     }
@@ -142,17 +216,25 @@ fn imports(line: &str, name: &str) -> bool {
     line.match_indices(&needle).any(|(at, _)| {
         let after = line[at + needle.len()..].chars().next();
         let before = line[..at].chars().next_back();
-        !after.is_some_and(|c| c.is_alphanumeric() || c == '_') && !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
+        !after.is_some_and(|c| c.is_alphanumeric() || c == '_')
+            && !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
     })
 }
 
 #[test]
 fn every_file_is_reachable() {
     let mut faults = Vec::new();
-    for (folder, start) in [("src", "lib.rs"), ("cluster/src", "lib.rs"), ("chaos/src", "main.rs"), ("tests/it", "main.rs")] {
+    for (folder, start) in
+        [("src", "lib.rs"), ("cluster/src", "lib.rs"), ("chaos/src", "main.rs"), ("tests/it", "main.rs")]
+    {
         let base = root().join(folder);
         let reached = reach(&base.join(start), &base);
-        faults.extend(files_under(&base, "rs").iter().filter(|p| !reached.contains(*p) && **p != root().join("src/main.rs")).map(|p| shown(p)));
+        faults.extend(
+            files_under(&base, "rs")
+                .iter()
+                .filter(|p| !reached.contains(*p) && **p != root().join("src/main.rs"))
+                .map(|p| shown(p)),
+        );
     }
     assert_none("files that no `mod` reaches", &faults);
 }
@@ -161,9 +243,16 @@ fn reach(file: &Path, folder: &Path) -> BTreeSet<PathBuf> {
     let mut reached = BTreeSet::from([file.to_owned()]);
     let text = fs::read_to_string(file).unwrap();
     for line in text.lines() {
-        let words = line.trim_start().trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ").trim_start_matches("pub ");
+        let words = line
+            .trim_start()
+            .trim_start_matches("pub(crate) ")
+            .trim_start_matches("pub(super) ")
+            .trim_start_matches("pub ");
         let Some(name) = words.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) else { continue };
-        for (path, inside) in [(folder.join(format!("{name}.rs")), folder.join(name)), (folder.join(name).join("mod.rs"), folder.join(name))] {
+        for (path, inside) in [
+            (folder.join(format!("{name}.rs")), folder.join(name)),
+            (folder.join(name).join("mod.rs"), folder.join(name)),
+        ] {
             if path.exists() {
                 reached.extend(reach(&path, &inside));
             }
@@ -176,13 +265,20 @@ fn reach(file: &Path, folder: &Path) -> BTreeSet<PathBuf> {
 fn nothing_is_left_over() {
     let marks = ["TODO", "FIXME", "XXX", "todo!(", "unimplemented!(", "dbg!(", "#[ignore"];
     let mut faults = Vec::new();
-    for path in sources().iter().chain(&files_under(&root().join("tests"), "rs")).chain(&files_under(&root().join("cluster/tests"), "rs")) {
+    for path in sources()
+        .iter()
+        .chain(&files_under(&root().join("tests"), "rs"))
+        .chain(&files_under(&root().join("cluster/tests"), "rs"))
+    {
         if path.ends_with("tidy.rs") {
             continue;
         }
         let text = fs::read_to_string(path).unwrap();
         faults.extend(text.lines().enumerate().flat_map(|(at, line)| {
-            marks.iter().filter(|mark| line.contains(**mark)).map(move |mark| format!("{}:{}: {mark}", shown(path), at + 1))
+            marks
+                .iter()
+                .filter(|mark| line.contains(**mark))
+                .map(move |mark| format!("{}:{}: {mark}", shown(path), at + 1))
         }));
     }
     assert_none("left over", &faults);
@@ -192,9 +288,21 @@ fn nothing_is_left_over() {
 #[test]
 fn every_configuration_key_is_read() {
     let definition = fs::read_to_string(root().join("src/config/mod.rs")).unwrap();
-    let keys: Vec<&str> = definition.split("impl Default").next().unwrap().lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(": ")).map(|(key, _)| key).collect();
-    let code: String = sources().iter().filter(|path| !path.starts_with(root().join("src/config"))).map(|path| code_of(path)).collect();
-    let faults: Vec<_> = keys.iter().filter(|key| !code.contains(&format!(".{key}"))).map(|key| (*key).to_owned()).collect();
+    let keys: Vec<&str> = definition
+        .split("impl Default")
+        .next()
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(": "))
+        .map(|(key, _)| key)
+        .collect();
+    let code: String = sources()
+        .iter()
+        .filter(|path| !path.starts_with(root().join("src/config")))
+        .map(|path| code_of(path))
+        .collect();
+    let faults: Vec<_> =
+        keys.iter().filter(|key| !code.contains(&format!(".{key}"))).map(|key| (*key).to_owned()).collect();
     assert!(keys.len() > 30, "the definition was not understood: {keys:?}");
     assert_none("configuration keys that nothing reads", &faults);
 }
@@ -213,7 +321,9 @@ fn readme_maps_the_tree() {
     }
     let verbs = readme.split("outgate ").skip(1).filter_map(|rest| rest.split_whitespace().next());
     let cli = fs::read_to_string(root().join("src/cli/mod.rs")).unwrap().to_lowercase();
-    for verb in verbs.filter(|verb| verb.chars().all(|c| c.is_ascii_lowercase()) && readme.contains(&format!("`outgate {verb}"))) {
+    for verb in verbs
+        .filter(|verb| verb.chars().all(|c| c.is_ascii_lowercase()) && readme.contains(&format!("`outgate {verb}")))
+    {
         if !cli.contains(&verb.to_lowercase()) {
             faults.push(format!("README names `outgate {verb}`, the command line does not"));
         }
