@@ -1,10 +1,11 @@
 //! outgate-chaos: benchmarks of the product, run by the program itself so that no stale binary is measured.
-#![expect(clippy::print_stdout, reason = "a command line program shows its tables")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program shows its tables")]
 
 mod bench;
 mod report;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -48,7 +49,17 @@ enum Bench {
     Idle,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("outgate-chaos: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     match Arguments::parse().verb {
         Verb::Bench { name: Bench::Submission, rounds, json, .. } => {
             let report = bench::submission::run(rounds)?;

@@ -25,7 +25,7 @@ pub(super) fn start(sink: SocketAddr) -> Result<Server> {
     let directory = tempfile::tempdir()?;
     let base = directory.path();
     let port = process::free_port()?;
-    for folder in ["conf", "spool", "data", "sasl"] {
+    for folder in ["conf", "conf/sasl", "spool", "data", "sasl"] {
         fs::create_dir_all(base.join(folder))?;
     }
     write_configuration(base, port, sink)?;
@@ -53,7 +53,7 @@ fn write_configuration(base: &Path, port: u16, sink: SocketAddr) -> Result<()> {
          maillog_file = {base}/log\nmaillog_file_prefixes = {base}\ninet_interfaces = loopback-only\ninet_protocols = ipv4\nalias_maps =\nlocal_transport = error:none\n\
          relayhost = [{host}]:{sink_port}\nsmtp_tls_security_level = none\nsmtp_host_lookup = native\n\
          smtpd_tls_security_level = may\nsmtpd_tls_cert_file = {base}/cert.pem\nsmtpd_tls_key_file = {base}/key.pem\nsmtpd_tls_auth_only = yes\n\
-         smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = cyrus\nsmtpd_sasl_path = smtpd\ncyrus_sasl_config_path = {base}/sasl\nsmtpd_sasl_local_domain = bench.test\n\
+         smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = cyrus\nsmtpd_sasl_path = smtpd\nsmtpd_sasl_local_domain = bench.test\n\
          smtpd_relay_restrictions = permit_sasl_authenticated, reject\nsmtpd_client_connection_count_limit = 0\nsmtpd_client_connection_rate_limit = 0\n\
          default_process_limit = 200\nsmtpd_peername_lookup = no\n",
         base = base.display(),
@@ -100,7 +100,8 @@ fn write_user(base: &Path) -> Result<()> {
         "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: PLAIN LOGIN\nsasldb_path: {}\n",
         database.display()
     );
-    fs::write(base.join("sasl/smtpd.conf"), text)?;
+    // Debian's Postfix looks for its SASL configuration there.
+    fs::write(base.join("conf/sasl/smtpd.conf"), text)?;
     let mut child = Command::new("saslpasswd2")
         .args(["-p", "-c", "-u", "bench.test", "-f"])
         .arg(&database)
