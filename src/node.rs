@@ -21,6 +21,11 @@ impl Node {
         todo!()
     }
 
+    /// Reads the certificate files again; on an error the old certificate stays.
+    pub fn reload_tls(&self) -> Result<(), crate::tls::TlsError> {
+        todo!()
+    }
+
     pub async fn shutdown(self) {
         todo!()
     }

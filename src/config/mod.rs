@@ -209,6 +209,22 @@ impl Default for Config {
     }
 }
 
+impl NodeConfig {
+    /// Where the replicated state lives.
+    pub fn cluster_dir(&self) -> PathBuf {
+        self.data_dir.join("cluster")
+    }
+
+    /// [`NodeConfig::control_socket`], or its default.
+    pub fn control_socket_path(&self) -> PathBuf {
+        if self.control_socket.as_os_str().is_empty() {
+            self.data_dir.join("control.sock")
+        } else {
+            self.control_socket.clone()
+        }
+    }
+}
+
 impl Default for NodeConfig {
     fn default() -> Self {
         Self { data_dir: PathBuf::from("/var/lib/outgate"), hostname: String::new(), control_socket: PathBuf::new() }

@@ -23,6 +23,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use outgate_cluster::Cluster;
 
+use crate::config::ListenerMode;
 use crate::maillog::Maillog;
 use crate::metrics::Metrics;
 use crate::quarantine::Quarantine;
@@ -34,6 +35,8 @@ pub use server::{Servers, WebError};
 #[derive(Clone)]
 pub struct Parts {
     pub hostname: String,
+    /// Bound addresses of the submission listeners.
+    pub listeners: Vec<(ListenerMode, SocketAddr)>,
     /// Where `/healthz`, `/readyz` and `/metrics` are served.
     pub http: SocketAddr,
     pub control_socket: PathBuf,

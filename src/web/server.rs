@@ -47,10 +47,12 @@ pub enum WebError {
 
 impl Servers {
     /// Binds and serves both; on an error nothing is left bound.
-    pub async fn start(parts: Parts) -> Result<Self, WebError> {
-        let wrong = |error| WebError::Http(parts.http, error);
-        let tcp = TcpListener::bind(parts.http).await.map_err(wrong)?;
+    pub async fn start(mut parts: Parts) -> Result<Self, WebError> {
+        let asked = parts.http;
+        let wrong = |error| WebError::Http(asked, error);
+        let tcp = TcpListener::bind(asked).await.map_err(wrong)?;
         let http = tcp.local_addr().map_err(wrong)?;
+        parts.http = http;
         let control_socket = parts.control_socket.clone();
         let unix = bind_private(&control_socket).await?;
         let (stop, stopped) = watch::channel(false);

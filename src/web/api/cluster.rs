@@ -1,11 +1,14 @@
 //! `/status` of this node and `/cluster`.
 
+use std::net::SocketAddr;
+
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::{Parts, time};
+use crate::config::ListenerMode;
 use crate::web::health::not_ready;
 
 pub(super) fn routes() -> Router<Parts> {
@@ -19,14 +22,21 @@ async fn status(State(parts): State<Parts>) -> Json<Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "node": parts.cluster.node_id(),
         "hostname": parts.hostname,
-        "accepts_mail": reasons.is_empty(),
+        "ready": reasons.is_empty(),
         "reasons": reasons,
+        "submission": addresses(&parts, ListenerMode::Submission),
+        "submissions": addresses(&parts, ListenerMode::Submissions),
+        "http": parts.http,
         "domains": domains.len(),
         "users": domains.iter().map(|domain| domain.users).sum::<u64>(),
         "queue_messages": parts.metrics.queue_messages.get(),
         "queue_frozen": parts.metrics.queue_frozen.get(),
         "blocked_addresses": blocked,
     }))
+}
+
+fn addresses(parts: &Parts, mode: ListenerMode) -> Vec<SocketAddr> {
+    parts.listeners.iter().filter(|(of, _)| *of == mode).map(|(_, address)| *address).collect()
 }
 
 async fn cluster(State(parts): State<Parts>) -> Json<Value> {

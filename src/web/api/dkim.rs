@@ -127,8 +127,8 @@ fn render(key: &DkimKey) -> Value {
         "selector": key.selector,
         "algorithm": algorithm,
         "created": time(key.created),
-        "name": format!("{}._domainkey.{}", key.selector, key.domain),
-        "record": record.as_ref().ok(),
-        "zone": zone.ok(),
+        "dns_name": format!("{}._domainkey.{}", key.selector, key.domain),
+        "dns_value": record.as_ref().ok(),
+        "dns_zone": zone.ok(),
     })
 }

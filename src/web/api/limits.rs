@@ -3,7 +3,7 @@
 use axum::extract::{Path, Query, State};
 use axum::routing::get;
 use axum::{Json, Router};
-use outgate_cluster::command::Window;
+use outgate_cluster::command::{LimitUnit, Window};
 use outgate_cluster::state::LimitsView;
 use outgate_cluster::{Charge, Scope};
 use serde::Deserialize;
@@ -32,6 +32,7 @@ async fn show(State(parts): State<Parts>, Path(login): Path<String>, Query(of): 
     Ok(Json(json!({
         "login": user.login.to_string(),
         "identity": of.identity,
+        "unit": unit(user.settings.limit_unit),
         "limits_enabled": user.settings.limits_enabled,
         "windows": all(&limits),
         "distinct_recipients": { "used": limits.distinct_recipients, "limit": user.settings.max_recipients_per_day },
@@ -66,6 +67,13 @@ fn charge(charge: &Charge) -> Value {
         "limit": charge.limit,
         "next_free_s": charge.next_free_s,
     })
+}
+
+fn unit(unit: LimitUnit) -> &'static str {
+    match unit {
+        LimitUnit::Messages => "messages",
+        LimitUnit::Recipients => "recipients",
+    }
 }
 
 fn scope(scope: Scope) -> &'static str {

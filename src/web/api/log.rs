@@ -3,7 +3,7 @@
 use axum::extract::{Query, State};
 use axum::routing::get;
 use axum::{Json, Router};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Answer, ApiError, PAGE_MAX, Parts, time_ms};
 use crate::maillog;
@@ -21,11 +21,7 @@ async fn search(State(parts): State<Parts>, Query(query): Query<maillog::Query>)
     Ok(Json(records.iter().map(render).collect()))
 }
 
-/// The record as it is kept, flat, with the time as RFC 3339 beside it.
+/// The record as it is kept, with the time as RFC 3339 beside it.
 pub(super) fn render(record: &Record) -> Value {
-    let mut value = serde_json::to_value(&record.event).unwrap_or_default();
-    value["id"] = Value::String(record.id.to_string());
-    value["at"] = Value::String(time_ms(record.at_ms));
-    value["at_ms"] = record.at_ms.into();
-    value
+    json!({ "at": time_ms(record.at_ms), "at_ms": record.at_ms, "id": record.id, "event": record.event })
 }
