@@ -153,7 +153,7 @@ fn misplaced(section: &str, name: &str, full: &str) -> String {
 /// The name that is a few typing errors away.
 pub(super) fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
     let near = names.iter().map(|&known| (distance(name, known), known)).min()?;
-    (near.0 <= 3 && near.0 * 2 < near.1.len().max(2)).then_some(near.1)
+    (near.0 <= 3 && near.0 * 2 <= near.1.len()).then_some(near.1)
 }
 
 /// Levenshtein's distance.

@@ -4,6 +4,8 @@
 mod document;
 pub mod load;
 mod schema;
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
