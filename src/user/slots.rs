@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::LoginError;
 
 /// The network of an address that shares its fate: itself, or the /64 of an IPv6 address.
-pub(super) fn source(address: IpAddr) -> IpAddr {
+pub fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),
         IpAddr::V6(v6) => Ipv6Net::new(v6, 64).map_or(address, |network| IpNet::V6(network).network()),
