@@ -121,7 +121,17 @@ impl Cluster {
         }
         let clock = Clock::anchored(replica.read(State::now));
         let proposer = Proposer::start(raft.clone(), clock, options.propose_timeout, failure.clone());
-        let upkeep = Upkeep::new(raft.clone(), proposer.clone(), log, opened.keeper.clone(), failure.clone(), limits);
+        let upkeep = Upkeep {
+            raft: raft.clone(),
+            replica: replica.clone(),
+            clock,
+            proposer: proposer.clone(),
+            log,
+            keeper: opened.keeper.clone(),
+            failure: failure.clone(),
+            limits,
+            snapshot_at: 0,
+        };
         let (epoch, upkeep) = (home.identity.epoch, tokio::spawn(upkeep.run()));
         let inner = Inner {
             node,

@@ -6,6 +6,7 @@
 //! Invariants:
 //! * At most [`ENTRIES_IN_FLIGHT_MAX`] entries are with openraft, whose own queues know no bound.
 //! * The queue holds at most [`QUEUE_COMMANDS_MAX`] commands and [`QUEUE_BYTES_MAX`] bytes; more are refused at once.
+//! * A batch that a caller proposes is an entry of its own: batches do not nest.
 //! * Nobody waits longer than the timeout: openraft may never answer when a snapshot supersedes an entry.
 
 use std::sync::Arc;
@@ -37,6 +38,12 @@ struct Waiting {
     encoded: Vec<u8>,
     answer: oneshot::Sender<Answer>,
     _bytes: OwnedSemaphorePermit,
+}
+
+impl Waiting {
+    fn is_batch(&self) -> bool {
+        matches!(self.command, Command::Batch(_))
+    }
 }
 
 /// Takes commands in; cheap to clone.
@@ -102,11 +109,11 @@ async fn pack(raft: Raft, clock: Clock, timeout: Duration, mut waiting: mpsc::Re
 
 /// Takes what waits, up to the size of an entry; returns the one that did not fit any more.
 fn fill(first: Waiting, waiting: &mut mpsc::Receiver<Waiting>) -> (Vec<Waiting>, Option<Waiting>) {
-    let mut bytes = first.encoded.len();
+    let mut bytes = if first.is_batch() { BATCH_BYTES_MAX } else { first.encoded.len() };
     let mut batch = vec![first];
     while bytes < BATCH_BYTES_MAX {
         match waiting.try_recv() {
-            Ok(next) if bytes + next.encoded.len() > BATCH_BYTES_MAX => return (batch, Some(next)),
+            Ok(next) if next.is_batch() || bytes + next.encoded.len() > BATCH_BYTES_MAX => return (batch, Some(next)),
             Ok(next) => {
                 bytes += next.encoded.len();
                 batch.push(next);
