@@ -88,6 +88,16 @@ impl State {
         todo!()
     }
 
+    /// The cluster's value of each setting, in the order of the table.
+    pub fn default_settings(&self) -> Vec<settings::Effective> {
+        todo!()
+    }
+
+    /// What the settings of a domain hand down to its users, with the level that it comes from: `cluster` or `domain`.
+    pub fn domain_settings(&self, _name: &DomainName) -> Vec<settings::Effective> {
+        todo!()
+    }
+
     /// The effective value of each setting with the level that it comes from: `cluster`, `domain` or `user`.
     pub fn settings_with_origin(&self, _user: UserId) -> Vec<settings::Effective> {
         todo!()

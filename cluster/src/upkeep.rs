@@ -1,0 +1,102 @@
+//! What a node does by itself: it lets time pass, asks for snapshots, and notices when raft has stopped.
+
+use std::time::Duration;
+
+use openraft::{BasicNode, RaftMetrics};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::command::Command;
+use crate::proposer::Proposer;
+use crate::raft::Raft;
+use crate::store::keeper::Keeper;
+use crate::store::log::Log;
+use crate::store::{Failure, Limits};
+
+const INTERVAL: Duration = Duration::from_secs(1);
+/// A node without proposals lets time pass this rarely, so that its log does not grow for nothing.
+const IDLE_TICK_INTERVAL: Duration = Duration::from_secs(60);
+
+pub(crate) struct Upkeep {
+    raft: Raft,
+    proposer: Proposer,
+    log: Log,
+    keeper: Keeper,
+    failure: Failure,
+    limits: Limits,
+    last_tick: Instant,
+    /// The log's end after the last tick; nothing was proposed since then where it is still the same.
+    ticked_at: u64,
+    /// The log's end when the last snapshot was asked for.
+    snapshot_at: u64,
+}
+
+/// Resolves with the reason when raft's task has ended.
+async fn end_of_raft(metrics: &mut watch::Receiver<RaftMetrics<u64, BasicNode>>) -> String {
+    match metrics.wait_for(|metrics| metrics.running_state.is_err()).await {
+        Ok(metrics) => metrics.running_state.as_ref().map_or_else(ToString::to_string, |()| String::new()),
+        Err(_) => "its task is gone".to_owned(),
+    }
+}
+
+impl Upkeep {
+    pub(crate) fn new(
+        raft: Raft,
+        proposer: Proposer,
+        log: Log,
+        keeper: Keeper,
+        failure: Failure,
+        limits: Limits,
+    ) -> Self {
+        Self { raft, proposer, log, keeper, failure, limits, last_tick: Instant::now(), ticked_at: 0, snapshot_at: 0 }
+    }
+
+    /// Until the store stops.
+    pub(crate) async fn run(mut self) {
+        let mut metrics = self.raft.metrics();
+        let stopped = self.failure.clone();
+        let mut interval = tokio::time::interval(INTERVAL);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = stopped.wait() => return,
+                why = end_of_raft(&mut metrics) => return stopped.set(format!("raft has stopped: {why}")),
+                _ = interval.tick() => self.work().await,
+            }
+        }
+    }
+
+    async fn work(&mut self) {
+        self.tick().await;
+        if self.snapshot_due() {
+            self.snapshot_at = self.end();
+            if let Err(fatal) = self.raft.trigger().snapshot().await {
+                tracing::warn!("no snapshot: {fatal}");
+            }
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.log.extent().last.map_or(0, |id| id.index)
+    }
+
+    /// Locks, blocks and old counters expire by the log's time, which stands still without entries.
+    async fn tick(&mut self) {
+        if self.end() == self.ticked_at && self.last_tick.elapsed() < IDLE_TICK_INTERVAL {
+            return;
+        }
+        self.last_tick = Instant::now();
+        match self.proposer.propose(Command::Tick).await {
+            Ok(applied) => self.ticked_at = applied.index,
+            Err(error) => tracing::debug!("no tick: {error}"),
+        }
+    }
+
+    fn snapshot_due(&self) -> bool {
+        let extent = self.log.extent();
+        let large = extent.bytes >= self.limits.snapshot_log_bytes_min.max(self.keeper.snapshot_bytes());
+        let long = extent.entries as u64 >= self.limits.snapshot_log_entries_max;
+        // What stays in the log below a snapshot must not by itself make the next one due.
+        (large || long) && self.end() > self.snapshot_at + self.limits.log_entries_kept
+    }
+}
