@@ -172,7 +172,7 @@ fn discard(line: &Line, stored: Option<Result<Stored, SpoolError>>) {
 fn undecided(error: &ProposeError) -> Reply {
     tracing::warn!(%error, "no decision on a message");
     match error {
-        ProposeError::Timeout | ProposeError::Busy => Reply::undecided(),
+        ProposeError::Timeout | ProposeError::Busy | ProposeError::TooLarge { .. } => Reply::undecided(),
         ProposeError::NoQuorum | ProposeError::Stopped(_) => Reply::not_now(),
     }
 }
