@@ -43,7 +43,7 @@ impl Change {
         }
         let route = self.route.map(with_port).transpose()?;
         if let Some(auth) = self.route_auth.as_deref().filter(|auth| !auth.is_empty())
-            && !auth.split_once(':').is_some_and(|(user, _)| !user.is_empty())
+            && auth.split_once(':').is_none_or(|(user, _)| user.is_empty())
         {
             return Err(ApiError::wrong("route_auth: give user:password"));
         }
