@@ -1,10 +1,24 @@
 //! Early answers: what a sender or recipient is told at MAIL and RCPT, before there is a message.
 //!
 //! Limits and locks are advice here, from this node's replica; only the admission decides.
+//!
+//! A recipient's domain is looked up only where the mail is delivered by MX. With a relay or a route somebody else
+//! knows where the domain is, and this node may well have no DNS to ask. An answer that DNS fails to give is no reason to refuse a recipient: the queue
+//! will ask again.
 
+use outgate_cluster::state::settings::{Settings, ValidSender};
+use outgate_cluster::state::{Advice, UserView};
+use outgate_cluster::{Cluster, Command, Outcome};
+
+use crate::dns::Exchangers;
 use crate::mail::{Address, ReversePath};
+use crate::policy::identity::{Traits, identity};
+use crate::policy::sender::permits;
 use crate::smtp::Reply;
-use crate::submission::{Client, Line};
+use crate::submission::{Client, Line, limit_reply, recipient_hash};
+
+/// More recipients than any limit.
+const UNREACHABLE: u64 = 1 << 40;
 
 /// A transaction as far as it is known at RCPT.
 #[derive(Debug)]
@@ -16,25 +30,154 @@ pub struct Transaction<'a> {
 
 /// `Ok` = 250 to MAIL. `declared_size` is SIZE=.
 pub async fn sender(
-    _line: &Line,
-    _client: &Client,
-    _reverse_path: &ReversePath,
-    _declared_size: Option<u64>,
+    line: &Line,
+    client: &Client,
+    reverse_path: &ReversePath,
+    declared_size: Option<u64>,
 ) -> Result<(), Reply> {
-    todo!()
+    let user = line.directory.current(&client.user).ok_or_else(Reply::sender_not_permitted)?;
+    let settings = &user.settings;
+    if declared_size.is_some_and(|size| size > settings.max_message_size) {
+        return Err(Reply::too_large(settings.max_message_size));
+    }
+    if let Some(address) = reverse_path.address() {
+        permits(settings, address).map_err(|rule| {
+            tracing::info!(user = %user.login, sender = %address, %rule, "sender not permitted");
+            Reply::sender_not_permitted()
+        })?;
+        valid_sender(line, settings, address).await?;
+        // The null reverse-path has a limit of its own, which only the admission knows.
+        not_limited(line, client, &user, reverse_path)?;
+    }
+    Ok(())
 }
 
 /// `Ok` = 250 to RCPT.
 pub async fn recipient(
-    _line: &Line,
-    _client: &Client,
-    _transaction: Transaction<'_>,
-    _recipient: &Address,
+    line: &Line,
+    client: &Client,
+    transaction: Transaction<'_>,
+    recipient: &Address,
 ) -> Result<(), Reply> {
-    todo!()
+    let user = line.directory.current(&client.user).ok_or_else(Reply::sender_not_permitted)?;
+    if transaction.reverse_path.is_null() && transaction.recipients.iter().any(|known| known != recipient) {
+        return Err(Reply::null_sender_many_recipients());
+    }
+    let view = view(line, client, &user, &transaction, recipient);
+    if view.is_beside_contact {
+        return Err(Reply::locked_recipient());
+    }
+    if !view.has_route {
+        deliverable(line, &user, recipient).await?;
+    }
+    if view.fits { Ok(()) } else { Err(Reply::distinct_recipients(user.settings.max_recipients_per_day)) }
 }
 
 /// Counts a recipient that could not even be parsed.
-pub async fn malformed_recipient(_line: &Line, _client: &Client) {
-    todo!()
+pub async fn malformed_recipient(line: &Line, client: &Client) {
+    if let Some(user) = line.directory.current(&client.user) {
+        count_invalid(line, &user);
+    }
+}
+
+/// `valid_sender_required`: PRODUCT's `domain` is a look-up here. `mailbox` asks the domain alone as well: the callout
+/// is another part's work, and a sender that it would refuse is one that its own server refuses, too.
+async fn valid_sender(line: &Line, settings: &Settings, address: &Address) -> Result<(), Reply> {
+    match settings.valid_sender_required {
+        ValidSender::Off => return Ok(()),
+        ValidSender::Domain | ValidSender::Mailbox => {}
+    }
+    // A literal names a host and no domain, so there is none that could receive an answer.
+    let domain = address.dns_domain().ok_or_else(Reply::sender_domain_unknown)?;
+    match line.dns.exchangers(&domain).await {
+        Ok(Exchangers::Hosts(_)) => Ok(()),
+        Ok(Exchangers::Null) => Err(Reply::sender_null_mx()),
+        Ok(Exchangers::None) => Err(Reply::sender_domain_unknown()),
+        Err(_) => Err(Reply::dns_failure()),
+    }
+}
+
+/// A limit that is already reached is told at MAIL; a lock waits for the end of DATA.
+fn not_limited(line: &Line, client: &Client, user: &UserView, reverse_path: &ReversePath) -> Result<(), Reply> {
+    let identity = known_identity(client, user, reverse_path);
+    let now = line.cluster.now();
+    match line.cluster.read(|state| state.advise(user.id, identity.as_deref(), now)) {
+        Advice::Pass | Advice::Locked { .. } => Ok(()),
+        Advice::Limit { window, unit, limit, retry_after_s, .. } => {
+            Err(limit_reply(limit, unit, window, retry_after_s))
+        }
+    }
+}
+
+/// The identity as far as it is known before there are header fields.
+fn known_identity(client: &Client, user: &UserView, reverse_path: &ReversePath) -> Option<String> {
+    let authentication_user = client.user.authentication_user.as_deref();
+    identity(&user.settings, Traits { reverse_path, authentication_user, message: None })
+}
+
+/// What the replica says of a recipient.
+struct View {
+    /// Within `max_recipients_per_day`.
+    fits: bool,
+    /// The sender's domain has a fixed next hop, or the node has.
+    has_route: bool,
+    /// While locked, the admin contact is written to alone: this is somebody beside it.
+    is_beside_contact: bool,
+}
+
+fn view(line: &Line, client: &Client, user: &UserView, transaction: &Transaction<'_>, recipient: &Address) -> View {
+    let now = line.cluster.now();
+    let counts_recipients = user.settings.limits_enabled && user.settings.max_recipients_per_day > 0;
+    let known = transaction.recipients;
+    let identity = known_identity(client, user, transaction.reverse_path);
+    line.cluster.read(|state| {
+        let domain = state.domain(&user.domain);
+        let contact = domain.as_ref().and_then(|domain| domain.contact.as_deref());
+        let is_contact = |address: &Address| contact.is_some_and(|c| address.as_str().eq_ignore_ascii_case(c));
+        let mixes = !known.is_empty() && (is_contact(recipient) != known.iter().all(is_contact));
+        let is_locked = || matches!(state.advise(user.id, identity.as_deref(), now), Advice::Locked { .. });
+        let fits = || {
+            let hash = recipient_hash(recipient);
+            let fits = |new: usize| state.recipient_fits(user.id, hash, new as u64, now);
+            // Only an address that the state knows still fits behind so many new ones.
+            let is_known = |hash| state.recipient_fits(user.id, hash, UNREACHABLE, now);
+            let new =
+                || known.iter().map(recipient_hash).filter(|&earlier| earlier != hash && !is_known(earlier)).count();
+            fits(known.len()) || fits(new())
+        };
+        View {
+            fits: !counts_recipients || fits(),
+            has_route: !line.config.delivery.relay.is_empty() || domain.is_some_and(|domain| domain.route.is_some()),
+            is_beside_contact: mixes && is_locked(),
+        }
+    })
+}
+
+async fn deliverable(line: &Line, user: &UserView, recipient: &Address) -> Result<(), Reply> {
+    // An address literal needs no look-up.
+    let Some(domain) = recipient.dns_domain() else { return Ok(()) };
+    let refusal = match line.dns.exchangers(&domain).await {
+        Ok(Exchangers::Hosts(_)) | Err(_) => return Ok(()),
+        Ok(Exchangers::Null) => Reply::recipient_null_mx(),
+        Ok(Exchangers::None) => Reply::recipient_domain_unknown(),
+    };
+    count_invalid(line, user);
+    Err(refusal)
+}
+
+/// Proposes the count beside the session: the client's answer does not wait for it.
+fn count_invalid(line: &Line, user: &UserView) {
+    let (cluster, metrics): (Cluster, _) = (line.cluster.clone(), std::sync::Arc::clone(&line.metrics));
+    let command = Command::InvalidRecipients { user: user.id, identity: None, count: 1 };
+    let login = user.login.clone();
+    tokio::spawn(async move {
+        match cluster.propose(command).await.map(|applied| applied.outcome) {
+            Ok(Outcome::Lock(Some(change))) => {
+                metrics.locks.get_or_create(&"invalid_recipients".into()).inc();
+                tracing::warn!(user = %login, to = ?change.to, "locked for invalid recipients");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, user = %login, "an invalid recipient was not counted"),
+        }
+    });
 }

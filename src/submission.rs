@@ -1,19 +1,41 @@
 //! The straight line of a message, from the end of DATA to its reply.
+//!
+//! ```text
+//! User now ─► judge (identity, checks, verdict, intent) ─► decide (store ‖ admit) ─► act ─► log ─► reply
+//! ```
+//!
+//! Invariants:
+//! * 250 for delivery only after the message is on disk *and* its admission is committed.
+//! * Exactly one mail-log record for every end of DATA, whatever became of it.
+//! * An admission id is settled exactly when nothing depends on its outcome any more: by the queue for what it took, at
+//!   once for everything else.
+//! * A message whose decision did not come in time is answered with 451 and thrown away: the client still owns it, and
+//!   delivering it later, should the decision turn out a yes, would double it. The most that is lost is one charge.
+
+mod act;
+mod decide;
+mod judge;
+mod record;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use outgate_cluster::Cluster;
 
+use self::record::Outcome;
 use crate::config::Config;
 use crate::dns::Dns;
 use crate::mail::{Envelope, Message, MessageId};
-use crate::maillog::Maillog;
+use crate::maillog::{Maillog, Status};
 use crate::metrics::Metrics;
 use crate::quarantine::Quarantine;
 use crate::queue::Queue;
 use crate::smtp::Reply;
 use crate::user::{Authenticated, Directory};
+
+pub(crate) use act::limit_reply;
+pub use judge::recipient_hash;
 
 /// The parts of the node that a message passes.
 pub struct Line {
@@ -55,11 +77,19 @@ pub struct Incoming {
 }
 
 /// Judges, decides, stores; the one answer to the end of DATA.
-pub async fn submit(_line: &Line, _incoming: Incoming) -> Reply {
-    todo!()
+pub async fn submit(line: &Line, incoming: Incoming) -> Reply {
+    let started = Instant::now();
+    let Some(user) = line.directory.current(&incoming.client.user) else {
+        let outcome = Outcome::new(Reply::sender_not_permitted(), Status::Rejected);
+        return record::finish(line, &incoming, None, outcome, started);
+    };
+    let judged = judge::judge(line, user, &incoming).await;
+    let decided = decide::decide(line, &incoming, &judged).await;
+    let outcome = act::act(line, &incoming, &judged, decided).await;
+    record::finish(line, &incoming, Some(&judged), outcome, started)
 }
 
 /// An end of DATA that never became a whole message (too large, bad octets): its log record.
-pub fn refused(_line: &Line, _id: MessageId, _client: &Client, _envelope: &Envelope, _size: u64, _reply: &Reply) {
-    todo!()
+pub fn refused(line: &Line, id: MessageId, client: &Client, envelope: &Envelope, size: u64, reply: &Reply) {
+    record::refused(line, id, client, envelope, size, reply);
 }

@@ -1,10 +1,16 @@
 //! Certificates of the listeners: read, made where none is given, exchanged while sessions run.
 
-use std::path::Path;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::TlsConfig;
 
@@ -12,6 +18,7 @@ use crate::config::TlsConfig;
 #[derive(Clone)]
 pub struct ServerTls {
     pub config: Arc<ArcSwap<ServerConfig>>,
+    files: Arc<Files>,
 }
 
 /// One clear line with the file that is at fault.
@@ -19,14 +26,159 @@ pub struct ServerTls {
 #[error("{0}")]
 pub struct TlsError(pub String);
 
+/// Where chain and key stand.
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
 impl ServerTls {
     /// Reads the configured files, or makes a self-signed certificate for `hostname` under `data_dir`.
-    pub fn load(_config: &TlsConfig, _data_dir: &Path, _hostname: &str) -> Result<Self, TlsError> {
-        todo!()
+    pub fn load(config: &TlsConfig, data_dir: &Path, hostname: &str) -> Result<Self, TlsError> {
+        let files = match (&config.certificate, &config.key) {
+            (Some(certificate), Some(key)) => Files { certificate: certificate.clone(), key: key.clone() },
+            (None, None) => self_signed(&data_dir.join("tls"), hostname)?,
+            (Some(_), None) => return Err(TlsError("tls.certificate is set but tls.key is not: set both".to_owned())),
+            (None, Some(_)) => return Err(TlsError("tls.key is set but tls.certificate is not: set both".to_owned())),
+        };
+        let config = Arc::new(ArcSwap::from_pointee(server_config(&files)?));
+        Ok(Self { config, files: Arc::new(files) })
     }
 
     /// Reads the files again; on an error the old certificate stays.
     pub fn reload(&self) -> Result<(), TlsError> {
-        todo!()
+        self.config.store(Arc::new(server_config(&self.files)?));
+        Ok(())
+    }
+}
+
+/// TLS 1.2 and 1.3, with tickets so that a client that comes back saves the key exchange.
+fn server_config(files: &Files) -> Result<ServerConfig, TlsError> {
+    let chain = read_chain(&files.certificate)?;
+    let key = read_key(&files.key)?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError(format!("TLS cannot be used: {error}")))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| unusable(files, &error))?;
+    config.ticketer =
+        aws_lc_rs::Ticketer::new().map_err(|error| TlsError(format!("TLS tickets cannot be made: {error}")))?;
+    // Each ticket costs a write and memory of the client; one brings it back as well as two.
+    config.send_tls13_tickets = 1;
+    Ok(config)
+}
+
+fn unusable(files: &Files, error: &rustls::Error) -> TlsError {
+    let (certificate, key) = (files.certificate.display(), files.key.display());
+    TlsError(match error {
+        rustls::Error::InconsistentKeys(_) => {
+            format!("{key} is not the key of {certificate}: give the key that the certificate was made with")
+        }
+        error => format!("{certificate} with {key} cannot be used: {error}"),
+    })
+}
+
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = read(path)?;
+    let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|error| TlsError(format!("{} is not valid PEM: {error}", path.display())))?;
+    if chain.is_empty() {
+        let path = path.display();
+        return Err(TlsError(format!(
+            "{path} holds no certificate: give the PEM chain, the server's certificate first"
+        )));
+    }
+    Ok(chain)
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let wrong = |_| TlsError(format!("{} holds no private key: give an unencrypted PEM key", path.display()));
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(wrong)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|error| {
+        TlsError(format!("cannot read {}: {error}; check the path and that the service may read it", path.display()))
+    })
+}
+
+/// The files of an earlier start, or new ones; clients that pin the certificate keep working.
+fn self_signed(directory: &Path, hostname: &str) -> Result<Files, TlsError> {
+    let files = Files { certificate: directory.join("certificate.pem"), key: directory.join("key.pem") };
+    if files.certificate.exists() && files.key.exists() {
+        return Ok(files);
+    }
+    let made = rcgen::generate_simple_self_signed([hostname.to_owned()])
+        .map_err(|error| TlsError(format!("cannot make a certificate for {hostname}: {error}")))?;
+    let written = fs::create_dir_all(directory)
+        .and_then(|()| write_private(&files.key, &made.signing_key.serialize_pem()))
+        .and_then(|()| fs::write(&files.certificate, made.cert.pem()));
+    written.map_err(|error| TlsError(format!("cannot write below {}: {error}", directory.display())))?;
+    Ok(files)
+}
+
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn load(config: &TlsConfig, directory: &Path) -> Result<ServerTls, String> {
+        ServerTls::load(config, directory, "mx.test").map_err(|error| error.0)
+    }
+
+    #[test]
+    fn a_certificate_is_made_once() {
+        let directory = tempfile::tempdir().unwrap();
+        load(&TlsConfig::default(), directory.path()).unwrap();
+        let file = directory.path().join("tls/certificate.pem");
+        let first = fs::read(&file).unwrap();
+        load(&TlsConfig::default(), directory.path()).unwrap().reload().unwrap();
+        assert_eq!(fs::read(&file).unwrap(), first);
+        let mode = fs::metadata(directory.path().join("tls/key.pem")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn errors_name_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        for name in ["a", "b"] {
+            let made = rcgen::generate_simple_self_signed([format!("{name}.test")]).unwrap();
+            fs::write(path(&format!("{name}.pem")), made.cert.pem()).unwrap();
+            fs::write(path(&format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
+        }
+        fs::write(path("empty.pem"), "nothing").unwrap();
+        for (certificate, key, expected) in [
+            ("a.pem", "b.key", "b.key is not the key of"),
+            ("none.pem", "a.key", "none.pem: No such file"),
+            ("empty.pem", "a.key", "empty.pem holds no certificate"),
+            ("a.pem", "empty.pem", "empty.pem holds no private key"),
+        ] {
+            let config = TlsConfig { certificate: Some(path(certificate)), key: Some(path(key)) };
+            let error = load(&config, directory.path()).err().unwrap();
+            assert!(error.contains(expected) && !error.contains('\n'), "{error}");
+        }
+        let half = TlsConfig { certificate: Some(path("a.pem")), key: None };
+        assert!(load(&half, directory.path()).is_err_and(|error| error.contains("tls.key")));
+    }
+
+    #[test]
+    fn a_failed_reload_keeps_the_old_certificate() {
+        let directory = tempfile::tempdir().unwrap();
+        let tls = load(&TlsConfig::default(), directory.path()).unwrap();
+        let before = tls.config.load_full();
+        fs::write(directory.path().join("tls/certificate.pem"), "gone").unwrap();
+        assert!(tls.reload().is_err());
+        assert!(Arc::ptr_eq(&before, &tls.config.load_full()));
     }
 }

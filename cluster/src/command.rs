@@ -3,6 +3,7 @@
 //! Both enums are append-only: bincode writes a variant's position, so a variant is never moved or
 //! removed (`cluster/tests/wire.rs` pins the bytes).
 
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -277,9 +278,11 @@ pub enum LockCause {
     Virus,
     Phish {
         count: u32,
+        minutes: u32,
     },
     Spam {
         count: u32,
+        minutes: u32,
     },
     /// Mean score in thousandths over `count` messages in `minutes`.
     MeanScore {
@@ -343,6 +346,71 @@ pub enum Refusal {
     UnknownDkimKey(DomainName, String),
     #[error("{address} is not on the authentication block list")]
     NotBlocked { address: IpAddr },
+    #[error("{0} belongs to its own domain, not to {1}")]
+    OwnerDiffers(Login, DomainName),
+    #[error("`{0}` is not a setting of this level, or the value does not fit")]
+    BadSetting(String),
+    #[error("an import takes at most {0} users: split it")]
+    ImportTooLarge(u32),
+    #[error("{0} imports are open already: finish one first")]
+    TooManyImports(u32),
+    #[error("a batch cannot hold a batch")]
+    NestedBatch,
+}
+
+impl Window {
+    /// `minute`, `hour`, `day`, `week` or `month`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Minute => "minute",
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::Week => "week",
+            Self::Month => "month",
+        }
+    }
+}
+
+impl fmt::Display for LockCause {
+    /// One sentence without a full stop, such as `5 spam messages within 10 minutes`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Virus => f.write_str("a virus"),
+            Self::Phish { count, minutes } => {
+                write!(f, "{} within {}", counted(*count, "phish message"), period(*minutes))
+            }
+            Self::Spam { count, minutes } => {
+                write!(f, "{} within {}", counted(*count, "spam message"), period(*minutes))
+            }
+            Self::MeanScore { mean, count, minutes } => {
+                let (whole, rest) = (mean / 1_000, mean % 1_000);
+                write!(
+                    f,
+                    "mean score {whole}.{rest:03} over {} within {}",
+                    counted(*count, "message"),
+                    period(*minutes)
+                )
+            }
+            Self::InvalidRecipients { count } => write!(f, "{} within 24 hours", counted(*count, "invalid recipient")),
+            Self::Limit { window, limit } => write!(f, "limit of {limit} per {} exceeded", window.as_str()),
+            Self::Timeout => f.write_str("the lock timed out"),
+            Self::Manual { actor, reason } if reason.is_empty() => write!(f, "by {}", actor.0),
+            Self::Manual { actor, reason } => write!(f, "{reason} (by {})", actor.0),
+        }
+    }
+}
+
+fn counted(count: u32, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+fn period(minutes: u32) -> String {
+    match minutes {
+        1 => "a minute".to_owned(),
+        60 => "an hour".to_owned(),
+        hours if hours % 60 == 0 => format!("{} hours", hours / 60),
+        minutes => format!("{minutes} minutes"),
+    }
 }
 
 /// Fields that stay as they are where `None`.

@@ -12,11 +12,17 @@
 //! * A command's position in its enum is its wire format: variants are only ever appended.
 //! * A decision is acknowledged only after its log entry was synced by a majority.
 
+mod clock;
 pub mod command;
 pub mod handle;
 pub mod name;
+mod proposer;
+#[doc(hidden)]
+pub mod raft;
+mod settlement;
 pub mod state;
 pub mod store;
+mod upkeep;
 
 pub use command::{
     Actor, Admission, AdmissionId, AdmissionVerdict, Admit, Charge, Class, Command, LockCause, LockChange, Outcome,

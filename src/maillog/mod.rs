@@ -1,32 +1,73 @@
 //! The mail log: one record for every end of DATA and for every step after it.
+//!
+//! Callers hand a [`Record`] over and go on: they pay for one push under a lock. One thread turns
+//! records into lines, appends them to segment files and syncs these about once a second. Readers
+//! scan the files from the newest end and stop early.
+//!
+//! * [`record`]: what is kept and what can be asked.
+//! * `writer`: the waiting room and the thread that empties it.
+//! * `segment`: file names, the line format with its checksum, what a torn line means.
+//! * `search`: filters and the order of answers.
+//!
+//! Invariants:
+//! * A record is dropped only if the disk refuses writes for so long that the waiting room stays full; that is counted
+//!   and said aloud.
+//! * A search sees every record that was handed over before it began.
+//! * A segment is never appended to by a later life of the process, so a torn line can only be a segment's last.
+//!
+//! Never here: who may read the log, and what a record means.
 
 pub mod record;
+mod search;
+mod segment;
+mod writer;
 
 use std::path::Path;
+use std::sync::Arc;
 
 pub use record::{Event, Query, Record, Status};
 
-/// The log's handle. Cheap to clone.
+use self::segment::Directory;
+use self::writer::Writer;
+
+/// The log's handle. Cheap to clone; the writer ends with its last clone.
 #[derive(Clone)]
-pub struct Maillog {}
+pub struct Maillog {
+    writer: Arc<Writer>,
+    directory: Directory,
+}
 
 impl Maillog {
-    pub fn open(_directory: &Path, _keep_days: u64) -> std::io::Result<Self> {
-        todo!()
+    /// Uses (and makes) `directory`; segments older than `keep_days` are removed now and once an hour.
+    pub fn open(directory: &Path, keep_days: u64) -> std::io::Result<Self> {
+        let directory = Directory::open(directory)?;
+        let writer = Arc::new(Writer::start(directory.clone(), keep_days)?);
+        Ok(Self { writer, directory })
     }
 
-    /// Queues the record for the writer, which has it on disk within a second.
-    pub fn record(&self, _record: Record) {
-        todo!()
+    /// Queues the record for the writer, which has it on disk within a second. Blocks only while the waiting room is full.
+    pub fn record(&self, record: Record) {
+        self.writer.push(record);
     }
 
     /// Newest first, or oldest first where the query follows one id. Sees everything recorded before the call.
-    pub async fn search(&self, _query: Query) -> std::io::Result<Vec<Record>> {
-        todo!()
+    pub async fn search(&self, query: Query) -> std::io::Result<Vec<Record>> {
+        let (writer, directory) = (Arc::clone(&self.writer), self.directory.clone());
+        let scan = move || {
+            writer.flush()?;
+            search::run(&directory, &query)
+        };
+        tokio::task::spawn_blocking(scan).await.map_err(std::io::Error::other)?
     }
 
     /// Writes what is waiting and stops.
     pub async fn shutdown(&self) {
-        todo!()
+        let writer = Arc::clone(&self.writer);
+        if let Err(error) = tokio::task::spawn_blocking(move || writer.stop()).await {
+            tracing::error!(%error, "the mail log did not stop in order");
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,38 @@
 //! Messages that are held back, on disk, until somebody decides or they expire.
+//!
+//! One file an entry: `<day>/<id>.held`, its first line the [`Held`] record as JSON, the message behind it. The day
+//! is that of the id's time, so an id alone names its file and expiry is mostly whole directories. A file is written
+//! under another name, synced, renamed, and its directory synced: it is there whole or not at all.
+//!
+//! One copy of equal content (client retries while a User is locked) is kept through a marker
+//! `once/<fingerprint>` that holds the id of the copy. A marker whose copy is gone counts for nothing.
+//!
+//! Invariants:
+//! * `hold` returns only after its file and its directory are synced.
+//! * An entry that cannot be read is said aloud and passed over; it hides no other.
+//!
+//! Never here: why a message is held, and what becomes of it when it is released.
+
+mod store;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
+use self::store::Store;
 use crate::mail::{Envelope, Message, MessageId};
+
+/// Quarantine operations that may use the disk at once.
+const CONCURRENT_MAX: usize = 8;
 
 /// The quarantine's handle. Cheap to clone.
 #[derive(Clone)]
-pub struct Quarantine {}
+pub struct Quarantine {
+    store: Arc<Store>,
+    permits: Arc<Semaphore>,
+}
 
 /// What is known of a held message beside its bytes.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -37,35 +61,58 @@ pub enum QuarantineError {
 }
 
 impl Quarantine {
-    pub fn open(_directory: &Path, _keep_days: u64) -> Result<Self, QuarantineError> {
-        todo!()
+    /// Uses (and makes) `directory`; what a crash left half written is removed.
+    pub fn open(directory: &Path, keep_days: u64) -> Result<Self, QuarantineError> {
+        let store = Arc::new(Store::open(directory, keep_days)?);
+        Ok(Self { store, permits: Arc::new(Semaphore::new(CONCURRENT_MAX)) })
     }
 
     /// Holds the message; returns after the sync. `once` keeps one copy of equal content of one User: false = it was there already.
-    pub async fn hold(&self, _held: Held, _message: Message, _once: bool) -> Result<bool, QuarantineError> {
-        todo!()
+    pub async fn hold(&self, held: Held, message: Message, once: bool) -> Result<bool, QuarantineError> {
+        self.run(move |store| if once { store.hold_once(&held, &message) } else { store.hold(&held, &message, None) })
+            .await
     }
 
     /// Newest first; `domain` and `user` filter.
     pub async fn list(
         &self,
-        _domain: Option<&str>,
-        _user: Option<&str>,
-        _count: usize,
+        domain: Option<&str>,
+        user: Option<&str>,
+        count: usize,
     ) -> Result<Vec<Held>, QuarantineError> {
-        todo!()
+        let (domain, user) = (domain.map(str::to_owned), user.map(str::to_owned));
+        self.run(move |store| store.list(domain.as_deref(), user.as_deref(), count)).await
     }
 
-    pub async fn show(&self, _id: MessageId) -> Result<(Held, Message), QuarantineError> {
-        todo!()
+    pub async fn show(&self, id: MessageId) -> Result<(Held, Message), QuarantineError> {
+        self.run(move |store| store.show(id)).await
     }
 
-    pub async fn remove(&self, _id: MessageId) -> Result<(), QuarantineError> {
-        todo!()
+    pub async fn remove(&self, id: MessageId) -> Result<(), QuarantineError> {
+        self.run(move |store| store.remove(id)).await
     }
 
     /// Removes what is older than `keep_days`; returns the ids.
-    pub async fn expire(&self, _now_ms: u64) -> Result<Vec<MessageId>, QuarantineError> {
-        todo!()
+    pub async fn expire(&self, now_ms: u64) -> Result<Vec<MessageId>, QuarantineError> {
+        self.run(move |store| store.expire(now_ms)).await
+    }
+
+    /// Runs `work` on a blocking thread, at most [`CONCURRENT_MAX`] at a time. The permit goes with the work: a caller
+    /// that gives up does not make room before its work is done.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, QuarantineError> + Send + 'static,
+    ) -> Result<T, QuarantineError> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(std::io::Error::other)?;
+        let store = Arc::clone(&self.store);
+        let task = tokio::task::spawn_blocking(move || {
+            let result = work(&store);
+            drop(permit);
+            result
+        });
+        task.await.map_err(std::io::Error::other)?
     }
 }
+
+#[cfg(test)]
+mod tests;

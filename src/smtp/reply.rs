@@ -124,9 +124,28 @@ impl Reply {
         self.code == 421 || self.code == 221
     }
 
-    /// The line as it goes to the client, with its CRLF.
+    /// As it goes to the client, with CRLF. A text of several lines becomes several reply lines (RFC 5321 section 4.2.1).
     pub fn wire(&self) -> String {
-        format!("{self}\r\n")
+        let mut wire = String::with_capacity(self.text.len() + 16);
+        self.write(&mut wire);
+        wire
+    }
+
+    /// Appends [`Reply::wire`] to `output`.
+    pub fn write(&self, output: &mut String) {
+        let mut lines = self.text.split('\n').peekable();
+        while let Some(text) = lines.next() {
+            // A challenge without text still has its space: some clients look for it.
+            let separator = if lines.peek().is_some() { '-' } else { ' ' };
+            output.push_str(&self.code.to_string());
+            output.push(separator);
+            if !self.enhanced.is_empty() {
+                output.push_str(self.enhanced);
+                output.push(' ');
+            }
+            output.push_str(text);
+            output.push_str("\r\n");
+        }
     }
 }
 
@@ -137,5 +156,23 @@ impl fmt::Display for Reply {
             write!(f, " {part}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_joined_with_hyphens_and_the_last_with_a_space() {
+        assert_eq!(Reply::ok().wire(), "250 2.0.0 ok\r\n");
+        assert_eq!(Reply::hello("mx\nPIPELINING").wire(), "250-mx\r\n250 PIPELINING\r\n");
+        assert_eq!(Reply::challenge("").wire(), "334 \r\n");
+    }
+
+    #[test]
+    fn only_421_and_221_close() {
+        assert!(Reply::bye().closes() && Reply::timeout().closes());
+        assert!(!Reply::ok().closes() && !Reply::unknown_verb().closes());
     }
 }

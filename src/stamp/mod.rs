@@ -1,1 +1,168 @@
-//! To be written.
+//! What is done to an accepted message: fields added and removed, then the DKIM signatures.
+//!
+//! ```text
+//! DKIM-Signature …            (last in time, first in the message)
+//! Received: …
+//! original header section     (byte for byte, without what is stripped)
+//! Message-ID, Date            (if absent)
+//! X-Outgate-…, X-Report-Abuse-To
+//!
+//! body                        (byte for byte)
+//! ```
+//!
+//! Invariants:
+//! * No value that came from a client can end a field or begin another: control characters become spaces, what is not
+//!   ASCII becomes `?`.
+//! * Fields named `X-Outgate-…` that came with the message never leave with it.
+//! * What was signed is what leaves: nothing is added behind the signature.
+//!
+//! Never here: whether the message may leave, and the User's settings.
+
+pub mod dkim;
+mod field;
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use self::field::{append_field, printable};
+use crate::mail::{Address, Message, MessageId};
+
+const OWN_FIELD_PREFIX: &str = "X-Outgate-";
+const DATE_FORMAT: &str = "%a, %d %b %Y %H:%M:%S +0000";
+/// Octets of evidence in the message; all of it is in the mail log.
+const EVIDENCE_LENGTH_MAX: usize = 2_000;
+/// Room for the added fields.
+const ADDED_LENGTH: usize = 1_024;
+
+/// What the added fields say.
+#[derive(Clone, Debug)]
+pub struct Stamp<'a> {
+    pub id: MessageId,
+    pub at: Timestamp,
+    pub hostname: &'a str,
+    pub client: Peer<'a>,
+    pub smtputf8: bool,
+    /// Named in Received only if it is the only one.
+    pub recipient: Option<&'a Address>,
+    pub domain: &'a str,
+    pub login: &'a str,
+    pub identity: Option<&'a str>,
+    pub class: &'a str,
+    pub evidence: &'a [String],
+    /// Where recipients complain.
+    pub abuse_contact: &'a str,
+    /// Fields that are stripped, by name.
+    pub removed: &'a [&'a str],
+}
+
+/// The client as Received names it.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer<'a> {
+    pub helo: &'a str,
+    pub address: IpAddr,
+    /// Protocol version and cipher suite.
+    pub tls: Option<(&'a str, &'a str)>,
+    /// By a password; an address alone is no authentication (RFC 3848).
+    pub authenticated: bool,
+}
+
+/// The message with its added fields, unsigned.
+pub fn stamp(stamp: &Stamp<'_>, message: &Message) -> Message {
+    let mut out = Vec::with_capacity(message.size() + ADDED_LENGTH);
+    append_received(&mut out, stamp);
+    append_originals(&mut out, stamp, message);
+    append_missing(&mut out, stamp, message);
+    append_own(&mut out, stamp);
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(message.body());
+    Message::new(Bytes::from(out))
+}
+
+/// RFC 5321 section 4.4; the protocol names are those of RFC 3848 and RFC 6531 section 4.3.
+fn append_received(out: &mut Vec<u8>, stamp: &Stamp<'_>) {
+    let peer = &stamp.client;
+    let address = match peer.address {
+        IpAddr::V4(v4) => format!("[{v4}]"),
+        IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
+    };
+    let mut value = format!("from {} ({address})", host_token(peer.helo));
+    if let Some((version, cipher)) = peer.tls {
+        value.push_str(&format!(" (using {version} with cipher {cipher})"));
+    }
+    let (id, protocol) = (stamp.id, protocol(stamp));
+    value.push_str(&format!(" by {} (outgate) with {protocol} id {id}", stamp.hostname));
+    if let Some(recipient) = stamp.recipient {
+        value.push_str(&format!(" for <{recipient}>"));
+    }
+    value.push_str(&format!("; {}", date(stamp.at)));
+    append_field(out, "Received", &value);
+}
+
+fn protocol(stamp: &Stamp<'_>) -> String {
+    let base = if stamp.smtputf8 { "UTF8SMTP" } else { "ESMTP" };
+    let tls = if stamp.client.tls.is_some() { "S" } else { "" };
+    let authenticated = if stamp.client.authenticated { "A" } else { "" };
+    format!("{base}{tls}{authenticated}")
+}
+
+/// A HELO argument as one word that neither opens a comment nor a quoted string.
+fn host_token(helo: &str) -> String {
+    let keep = |c: char| if c.is_ascii_alphanumeric() || ".-_:[]".contains(c) { c } else { '?' };
+    let token: String = helo.chars().take(255).map(keep).collect();
+    if token.is_empty() { "unknown".to_owned() } else { token }
+}
+
+/// The original header section without what is stripped; lines that are no field stay where they are.
+fn append_originals(out: &mut Vec<u8>, stamp: &Stamp<'_>, message: &Message) {
+    let section = message.header_section();
+    let mut copied = 0;
+    for header in message.headers().filter(|header| is_stripped(stamp, header.name)) {
+        let start = header.raw.as_ptr().addr() - section.as_ptr().addr();
+        out.extend_from_slice(&section[copied..start]);
+        copied = start + header.raw.len();
+    }
+    out.extend_from_slice(&section[copied..]);
+    if !out.ends_with(b"\r\n") {
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn is_stripped(stamp: &Stamp<'_>, name: &str) -> bool {
+    let own = name.get(..OWN_FIELD_PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(OWN_FIELD_PREFIX));
+    own || stamp.removed.iter().any(|removed| removed.eq_ignore_ascii_case(name))
+}
+
+/// RFC 6409 section 8: a submission server adds Message-ID and Date.
+fn append_missing(out: &mut Vec<u8>, stamp: &Stamp<'_>, message: &Message) {
+    if message.named("Message-ID").next().is_none() {
+        append_field(out, "Message-ID", &format!("<{}@{}>", stamp.id, stamp.hostname));
+    }
+    if message.named("Date").next().is_none() {
+        append_field(out, "Date", &date(stamp.at));
+    }
+}
+
+fn append_own(out: &mut Vec<u8>, stamp: &Stamp<'_>) {
+    append_field(out, "X-Outgate-Id", &stamp.id.to_string());
+    append_field(out, "X-Outgate-Domain", stamp.domain);
+    append_field(out, "X-Outgate-Username", stamp.login);
+    if let Some(identity) = stamp.identity {
+        append_field(out, "X-Outgate-Identity", identity);
+    }
+    append_field(out, "X-Outgate-Class", stamp.class);
+    if !stamp.evidence.is_empty() {
+        let mut evidence = printable(&stamp.evidence.join("; "));
+        evidence.truncate(EVIDENCE_LENGTH_MAX);
+        append_field(out, "X-Outgate-Evidence", &evidence);
+    }
+    append_field(out, "X-Report-Abuse-To", stamp.abuse_contact);
+}
+
+fn date(at: Timestamp) -> String {
+    at.strftime(DATE_FORMAT).to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,17 +1,28 @@
 //! Outgoing users: who is talking, may they log in, how many sessions have they.
+//!
+//! A login passes the gate of the replicated state (block list, growing delay), then its User's actor, which knows the
+//! passwords that were verified lately and counts sessions. Only a password that is not known there costs an argon2id
+//! computation, and those run in a bounded pool behind a few slots per source address, so that an address that
+//! guesses cannot keep others waiting. A failure is counted in the replicated state before its slot is free again.
+//!
+//! Invariants:
+//! * Unknown, disabled and wrong answer alike and take the same way: one argon2id computation.
+//! * A password is never kept: the cache holds keyed hashes, and the key dies with the process.
+//! * A change of the User makes every cached proof of it void.
+//! * Every wait is bounded: by a number of waiters, or by a time.
 
-use std::net::IpAddr;
+mod actor;
+mod directory;
+mod password;
+mod slots;
+
 use std::sync::Arc;
 
-use outgate_cluster::Cluster;
 use outgate_cluster::state::UserView;
 
-use crate::config::Config;
-use crate::metrics::Metrics;
-
-/// Finds users, verifies passwords, counts sessions. Cheap to clone.
-#[derive(Clone)]
-pub struct Directory {}
+pub use actor::Place;
+pub use directory::Directory;
+pub use password::{HashError, hash_password};
 
 /// A session's proof of who it is. Lives as long as the session: it holds the session's place among `max_connections`.
 #[derive(Clone, Debug)]
@@ -20,10 +31,12 @@ pub struct Authenticated {
     pub view: Arc<UserView>,
     /// The name given to AUTH, an identity by `authentication_user`; `None` for a network without a password.
     pub authentication_user: Option<String>,
+    /// Among the User's sessions; `None` for what is no session.
+    pub place: Option<Arc<Place>>,
 }
 
 /// Why a login did not succeed.
-#[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
+#[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LoginError {
     /// Unknown, disabled or wrong: the client hears the same for all.
     #[error("credentials are not valid")]
@@ -34,35 +47,4 @@ pub enum LoginError {
     TooManySessions,
     #[error("the store cannot answer")]
     Unavailable,
-}
-
-impl Directory {
-    pub fn new(_config: Arc<Config>, _cluster: Cluster, _metrics: Arc<Metrics>) -> Self {
-        todo!()
-    }
-
-    /// Verifies a password for `login` (`local@domain`, `domain`, …) from this address; takes the time a refusal has to take.
-    pub async fn authenticate(
-        &self,
-        _client: IpAddr,
-        _login: &str,
-        _password: &[u8],
-    ) -> Result<Authenticated, LoginError> {
-        todo!()
-    }
-
-    /// The network User of an address, if it needs no password.
-    pub fn network(&self, _client: IpAddr) -> Result<Option<Authenticated>, LoginError> {
-        todo!()
-    }
-
-    /// Whether the address is on the authentication block list now.
-    pub fn is_blocked(&self, _client: IpAddr) -> bool {
-        todo!()
-    }
-
-    /// The User as it is now; `None` once removed or disabled.
-    pub fn current(&self, _user: &Authenticated) -> Option<Arc<UserView>> {
-        todo!()
-    }
 }

@@ -27,3 +27,35 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
     options().deserialize(bytes).map_err(|source| DecodeError { what, source })
 }
+
+/// [`encode`] of `Command::Batch` from its commands' own encodings, so that each is encoded once and where it is made.
+pub(crate) fn encode_batch<'a>(commands: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<u8> {
+    const BATCH: u32 = 0;
+    let mut bytes = BATCH.to_le_bytes().to_vec();
+    bytes.extend_from_slice(&(commands.len() as u64).to_le_bytes());
+    commands.for_each(|command| bytes.extend_from_slice(command));
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::command::Command;
+
+    #[test]
+    fn a_batch_of_encodings_is_the_encoding_of_the_batch() {
+        let commands = vec![Command::Tick, Command::Settle { node: 7, epoch: 3 }, Command::Tick];
+        let parts: Vec<Vec<u8>> = commands.iter().map(encode).collect();
+        assert_eq!(encode_batch(parts.iter().map(Vec::as_slice)), encode(&Command::Batch(commands)));
+    }
+
+    #[test]
+    fn trailing_bytes_and_short_input_are_refused() {
+        let mut bytes = encode(&Command::Tick);
+        assert!(decode::<Command>("command", &bytes[..3]).is_err());
+        bytes.push(0);
+        assert!(decode::<Command>("command", &bytes).unwrap_err().to_string().contains("command"));
+    }
+}

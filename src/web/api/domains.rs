@@ -99,7 +99,7 @@ async fn remove(State(parts): State<Parts>, Path(name): Path<String>) -> Answer<
 }
 
 fn find(parts: &Parts, name: &DomainName) -> Answer<Value> {
-    let found = parts.cluster.read(|state| Some((state.domain(name)?, state.domain_settings(name))));
+    let found = parts.cluster.read(|state| Some((state.domain(name)?, state.domain_settings_with_origin(name))));
     let (domain, settings) = found.ok_or_else(|| ApiError::not_found(format!("domain {name} is not known")))?;
     let mut value = render(&domain);
     value["settings"] = settings::with_origin(&settings);

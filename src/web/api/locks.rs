@@ -6,7 +6,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use outgate_cluster::command::LockState;
 use outgate_cluster::state::LockView;
-use outgate_cluster::{Command, LockCause, LockChange, Subject};
+use outgate_cluster::{Command, LockChange, Subject};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -49,7 +49,7 @@ async fn show(
 
 async fn lock(State(parts): State<Parts>, Path(login): Path<String>, bytes: Bytes) -> Answer<Json<Value>> {
     let request: Request = body(&bytes)?;
-    let reason = request.reason.unwrap_or_else(|| "locked by hand".to_owned());
+    let reason = request.reason.unwrap_or_default();
     let subject = Subject { login: parse_login(&login)?, identity: request.identity };
     let command = Command::Lock { subject: subject.clone(), actor: actor(), reason };
     decide(&parts, subject, command).await
@@ -109,25 +109,7 @@ pub(super) fn change(change: &LockChange) -> Value {
         "to": name(change.to),
         "until": until(change.to),
         "unlocks_used": change.unlocks_used,
-        "cause": cause(&change.cause),
+        "cause": change.cause.to_string(),
         "messages": change.messages,
     })
-}
-
-fn cause(cause: &LockCause) -> String {
-    match cause {
-        LockCause::Virus => "a virus".to_owned(),
-        LockCause::Phish { count } => format!("{count} phish messages"),
-        LockCause::Spam { count } => format!("{count} spam messages"),
-        LockCause::MeanScore { mean, count, minutes } => {
-            format!("mean score {:.2} over {count} messages in {minutes} min", f64::from(*mean) / 1000.0)
-        }
-        LockCause::InvalidRecipients { count } => format!("{count} invalid recipients"),
-        LockCause::Limit { window, limit } => {
-            format!("limit of {limit} per {} exceeded", super::limits::window(*window))
-        }
-        LockCause::Timeout => "the time of the lock is over".to_owned(),
-        LockCause::Manual { actor, reason } if reason.is_empty() => format!("by {}", actor.0),
-        LockCause::Manual { actor, reason } => format!("by {}: {reason}", actor.0),
-    }
 }

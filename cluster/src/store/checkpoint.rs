@@ -1,0 +1,245 @@
+//! The durable, queryable copy of the state in sled.
+//!
+//! sled's `flush` does not sync, its values above 8 KB live in files that are not synced, a torn database may open empty
+//! or panic. So a checkpoint is: one atomic batch of the changed records with their meta, `flush`, `fdatasync` of the data
+//! file; and the meta counts and sums the records, so that a copy which lost anything is recognised.
+//!
+//! Invariants:
+//! * Only the keeper's thread writes, so that flushes never overlap.
+//! * The meta is in the same batch as the records that it counts; a copy without meta is unfinished and worthless.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::raft::{LogId, Membership};
+use crate::state::{Key, State};
+use crate::store::{codec, durable, keys};
+
+/// sled's own cache; the state itself is in memory already.
+const CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+/// Records that are written at once while a copy is built anew.
+const FILL_BATCH_RECORDS: usize = 1_000;
+
+#[derive(thiserror::Error, Debug)]
+pub enum CheckpointError {
+    #[error(transparent)]
+    Sled(#[from] sled::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("it is not complete")]
+    Incomplete,
+    #[error("it belongs to another cluster")]
+    Foreign,
+    #[error("it does not add up: {0}")]
+    Corrupt(&'static str),
+    #[error("opening it panicked")]
+    Panicked,
+    #[error("a record or its key is too large")]
+    TooLarge,
+}
+
+/// What a checkpoint holds.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct Meta {
+    pub cluster: [u8; 16],
+    pub applied: Option<LogId>,
+    pub membership: Membership,
+    pub records: u64,
+    /// Wrapping sum of the records' hashes.
+    pub sum: u64,
+}
+
+pub struct Checkpoint {
+    db: sled::Db,
+    data: File,
+    meta: Meta,
+}
+
+fn hash(key: &[u8], record: &[u8]) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(key.len() as u64).to_le_bytes());
+    hasher.update(key);
+    hasher.update(record);
+    hasher.finalize().as_bytes().first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
+}
+
+fn open_sled(path: &Path) -> Result<sled::Db, CheckpointError> {
+    let config = sled::Config::new().path(path).segment_size(SEGMENT_BYTES).cache_capacity(CACHE_BYTES_MAX);
+    let opened = catch_unwind(AssertUnwindSafe(|| config.open())).map_err(|_| CheckpointError::Panicked)?;
+    Ok(opened?)
+}
+
+/// Opens the copy under `path` with the state that it holds, or says why it cannot be used.
+pub fn load(path: &Path, cluster: [u8; 16]) -> Result<(Checkpoint, State), CheckpointError> {
+    let db = open_sled(path)?;
+    catch_unwind(AssertUnwindSafe(|| {
+        let bytes = db.get(keys::META)?.ok_or(CheckpointError::Incomplete)?;
+        let meta: Meta = codec::decode("meta", &bytes).map_err(|_| CheckpointError::Corrupt("meta"))?;
+        if meta.cluster != cluster {
+            return Err(CheckpointError::Foreign);
+        }
+        let checkpoint = Checkpoint { data: File::open(path.join("db"))?, db, meta };
+        let mut state = State::default();
+        checkpoint
+            .for_each(|key, record| state.restore(key, &record).map_err(|_| CheckpointError::Corrupt("record")))?;
+        // What was loaded is what is on disk.
+        drop(state.take_dirty());
+        Ok((checkpoint, state))
+    }))
+    .map_err(|_| CheckpointError::Panicked)?
+}
+
+/// Where an unusable copy is kept for a look; an earlier one is removed.
+pub fn move_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = path.with_extension("damaged");
+    if aside.exists() {
+        std::fs::remove_dir_all(&aside)?;
+    }
+    std::fs::rename(path, &aside)?;
+    path.parent().map_or(Ok(()), durable::sync_directory)?;
+    Ok(aside)
+}
+
+impl Checkpoint {
+    /// Makes an empty copy; it stays [`CheckpointError::Incomplete`] until the first [`Checkpoint::write`].
+    pub fn create(path: &Path, cluster: [u8; 16]) -> Result<Self, CheckpointError> {
+        durable::create_directory(path)?;
+        let db = open_sled(path)?;
+        db.flush()?;
+        let data = File::open(path.join("db"))?;
+        data.sync_all()?;
+        File::open(path.join("conf"))?.sync_all()?;
+        durable::sync_directory(path)?;
+        path.parent().map_or(Ok(()), durable::sync_directory)?;
+        let meta = Meta { cluster, applied: None, membership: Membership::default(), records: 0, sum: 0 };
+        Ok(Self { db, data, meta })
+    }
+
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Writes the changed records (`None` = removed, each key once) with the point in the log at which they hold; durable when it returns.
+    pub fn write(
+        &mut self,
+        changes: impl IntoIterator<Item = (Key, Option<Vec<u8>>)>,
+        applied: Option<LogId>,
+        membership: Membership,
+    ) -> Result<(), CheckpointError> {
+        let mut batch = sled::Batch::default();
+        for (key, record) in changes {
+            self.put(&mut batch, &key, record.as_deref())?;
+        }
+        self.meta.applied = applied;
+        self.meta.membership = membership;
+        batch.insert(keys::META, codec::encode(&self.meta));
+        self.db.apply_batch(batch)?;
+        self.sync()
+    }
+
+    /// Removes everything, meta first: what is left is [`CheckpointError::Incomplete`] until the next [`Checkpoint::write`].
+    pub fn clear(&mut self) -> Result<(), CheckpointError> {
+        self.db.remove(keys::META)?;
+        self.sync()?;
+        self.db.clear()?;
+        self.meta = Meta { applied: None, membership: Membership::default(), records: 0, sum: 0, ..self.meta.clone() };
+        Ok(())
+    }
+
+    /// Writes records ahead of the [`Checkpoint::write`] that makes the copy complete.
+    /// Waits for more of them unless they are `all`.
+    pub fn fill(&mut self, records: &mut BTreeMap<Key, Option<Vec<u8>>>, all: bool) -> Result<(), CheckpointError> {
+        if records.len() < FILL_BATCH_RECORDS && !all {
+            return Ok(());
+        }
+        let mut batch = sled::Batch::default();
+        for (key, record) in std::mem::take(records) {
+            self.put(&mut batch, &key, record.as_deref())?;
+        }
+        Ok(self.db.apply_batch(batch)?)
+    }
+
+    fn sync(&self) -> Result<(), CheckpointError> {
+        self.db.flush()?;
+        Ok(self.data.sync_data()?)
+    }
+
+    fn put(&mut self, batch: &mut sled::Batch, key: &Key, record: Option<&[u8]>) -> Result<(), CheckpointError> {
+        let key = codec::encode(key);
+        let chunk = |number| keys::chunk(&key, number).ok_or(CheckpointError::TooLarge);
+        let mut old_chunks = 0;
+        if let Some(old) = self.db.get(chunk(0)?)? {
+            let (length, hash) = keys::head(&old).ok_or(CheckpointError::Corrupt("head of a record"))?;
+            old_chunks = keys::chunk_count(length);
+            self.meta.records -= 1;
+            self.meta.sum = self.meta.sum.wrapping_sub(hash);
+        }
+        let mut chunks = 0;
+        if let Some(record) = record {
+            let hash = hash(&key, record);
+            let packed = keys::pack(record, hash).ok_or(CheckpointError::TooLarge)?;
+            for (number, part) in packed.chunks(keys::CHUNK_BYTES_MAX).enumerate() {
+                batch.insert(chunk(number)?, part);
+                chunks = number + 1;
+            }
+            self.meta.records += 1;
+            self.meta.sum = self.meta.sum.wrapping_add(hash);
+        }
+        for number in chunks..old_chunks {
+            batch.remove(chunk(number)?);
+        }
+        Ok(())
+    }
+
+    /// Hands out every record in the order of the keys and checks that all are there and as they were written.
+    pub fn for_each<E: From<CheckpointError>>(
+        &self,
+        mut take: impl FnMut(Key, Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (mut records, mut sum) = (0, 0u64);
+        for (key, bytes) in self.keys()? {
+            let record = self.record(&bytes)?;
+            records += 1;
+            sum = sum.wrapping_add(hash(&bytes, &record));
+            take(key, record)?;
+        }
+        if (records, sum) != (self.meta.records, self.meta.sum) {
+            return Err(CheckpointError::Corrupt("number or sum of the records").into());
+        }
+        Ok(())
+    }
+
+    /// All keys, sorted as the state sorts them, with their encoding.
+    fn keys(&self) -> Result<Vec<(Key, Vec<u8>)>, CheckpointError> {
+        let mut found = Vec::new();
+        for name in self.db.scan_prefix(keys::RECORD).keys() {
+            let name = name?;
+            let (key, chunk) = keys::parse(&name).ok_or(CheckpointError::Corrupt("name of a record"))?;
+            if chunk == 0 {
+                let decoded = codec::decode("key", key).map_err(|_| CheckpointError::Corrupt("key of a record"))?;
+                found.push((decoded, key.to_vec()));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    fn record(&self, key: &[u8]) -> Result<Vec<u8>, CheckpointError> {
+        let missing = CheckpointError::Corrupt("chunks of a record");
+        let chunk = |number| keys::chunk(key, number).ok_or(CheckpointError::TooLarge);
+        let Some(first) = self.db.get(chunk(0)?)? else { return Err(missing) };
+        let (length, _) = keys::head(&first).ok_or(CheckpointError::Corrupt("head of a record"))?;
+        let mut packed = first.to_vec();
+        for number in 1..keys::chunk_count(length) {
+            let Some(part) = self.db.get(chunk(number)?)? else { return Err(missing) };
+            packed.extend_from_slice(&part);
+        }
+        keys::unpack(&packed).map(<[u8]>::to_vec).ok_or(missing)
+    }
+}

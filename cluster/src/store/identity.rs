@@ -1,0 +1,139 @@
+//! Whose directory this is: a small checksummed file, and the lock that keeps a second process out.
+
+use std::fs::{self, File, TryLockError};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::{OpenError, codec, durable};
+
+const MAGIC: [u8; 8] = *b"outgid01";
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    pub cluster: [u8; 16],
+    pub node: u64,
+    /// How often the directory was opened: one life of the process.
+    pub epoch: u64,
+    /// The first log entry was written: from now on a missing log is a loss.
+    pub formed: bool,
+}
+
+/// An open directory; nobody else can open it as long as this lives.
+#[derive(Debug)]
+pub struct Home {
+    directory: PathBuf,
+    pub identity: Identity,
+    _lock: File,
+}
+
+fn file(directory: &Path) -> PathBuf {
+    directory.join("identity")
+}
+
+impl Identity {
+    fn fresh() -> Self {
+        // The standard library seeds its hashers from the operating system; a cluster id needs to be unlike others, not secret.
+        let half = |salt: u8| RandomState::new().hash_one(salt).to_le_bytes();
+        let mut cluster = [0; 16];
+        cluster[..8].copy_from_slice(&half(0));
+        cluster[8..].copy_from_slice(&half(1));
+        Self { cluster, node: 1, epoch: 0, formed: false }
+    }
+
+    fn read(directory: &Path) -> Result<Self, OpenError> {
+        let path = file(directory);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(OpenError::NotInitialised(directory.to_owned()));
+            }
+            read => read.map_err(OpenError::io(&path))?,
+        };
+        let body = durable::unseal(MAGIC, &bytes)
+            .ok_or_else(|| OpenError::damaged(&path, "its checksum does not fit; put it back from a backup"))?;
+        codec::decode("identity", body).map_err(|error| OpenError::damaged(&path, error.to_string()))
+    }
+
+    fn write(&self, directory: &Path) -> Result<(), OpenError> {
+        let path = file(directory);
+        durable::replace(&path, &durable::seal(MAGIC, &codec::encode(self))).map_err(OpenError::io(&path))
+    }
+}
+
+impl Home {
+    /// Makes a new node's directory; a half-made one from an earlier attempt is completed.
+    pub fn init(directory: &Path) -> Result<(), OpenError> {
+        durable::create_directory(directory).map_err(OpenError::io(directory))?;
+        let _lock = lock(directory)?;
+        if file(directory).exists() {
+            return Err(OpenError::AlreadyInitialised(directory.to_owned()));
+        }
+        Identity::fresh().write(directory)
+    }
+
+    /// Locks the directory and begins the next epoch.
+    pub fn open(directory: &Path) -> Result<Self, OpenError> {
+        if !file(directory).exists() {
+            return Err(OpenError::NotInitialised(directory.to_owned()));
+        }
+        let lock = lock(directory)?;
+        let mut identity = Identity::read(directory)?;
+        identity.epoch += 1;
+        identity.write(directory)?;
+        Ok(Self { directory: directory.to_owned(), identity, _lock: lock })
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Notes that the log has begun.
+    pub fn set_formed(&mut self) -> Result<(), OpenError> {
+        self.identity.formed = true;
+        self.identity.write(&self.directory)
+    }
+}
+
+fn lock(directory: &Path) -> Result<File, OpenError> {
+    let path = directory.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(OpenError::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(directory.to_owned())),
+        Err(TryLockError::Error(error)) => Err(OpenError::Io(path, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn init_open_and_every_refusal() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("node");
+        assert!(matches!(Home::open(&path), Err(OpenError::NotInitialised(_))));
+        Home::init(&path).unwrap();
+        assert!(matches!(Home::init(&path), Err(OpenError::AlreadyInitialised(_))));
+        let first = Home::open(&path).unwrap();
+        assert!(matches!(Home::open(&path), Err(OpenError::InUse(_))));
+        let (cluster, epoch) = (first.identity.cluster, first.identity.epoch);
+        drop(first);
+        let second = Home::open(&path).unwrap();
+        assert_eq!((second.identity.cluster, second.identity.epoch), (cluster, epoch + 1));
+        drop(second);
+        let mut bytes = fs::read(file(&path)).unwrap();
+        bytes[20] ^= 1;
+        fs::write(file(&path), bytes).unwrap();
+        assert!(matches!(Home::open(&path), Err(OpenError::Damaged(..))));
+    }
+
+    #[test]
+    fn two_clusters_differ() {
+        assert_ne!(Identity::fresh().cluster, Identity::fresh().cluster);
+    }
+}

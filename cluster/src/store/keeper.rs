@@ -1,0 +1,167 @@
+//! The one thread that writes checkpoints and snapshots, away from the path of decisions.
+//!
+//! About once a second it takes over what changed ([`Replica::capture`]) into sled. A snapshot file is written from sled
+//! right after such a checkpoint: nobody else writes there, so that the copy stands still without any lock on the state,
+//! however large it is. Its count and sum are checked on the way, so that a snapshot never inherits a loss.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::raft::SnapshotMeta;
+use crate::store::Failure;
+use crate::store::checkpoint::{Checkpoint, CheckpointError};
+use crate::store::machine::Replica;
+use crate::store::snapshot::{SnapshotFile, Snapshots};
+
+pub type Built = (SnapshotMeta, SnapshotFile);
+
+enum Request {
+    Checkpoint(oneshot::Sender<io::Result<()>>),
+    Snapshot(oneshot::Sender<io::Result<Built>>),
+    Rebuild(oneshot::Sender<io::Result<()>>),
+}
+
+/// Asks the thread for work; it ends when the last handle is gone. Cheap to clone.
+#[derive(Clone)]
+pub struct Keeper {
+    requests: Sender<Request>,
+    snapshot_bytes: Arc<AtomicU64>,
+}
+
+struct Work {
+    replica: Replica,
+    checkpoint: Checkpoint,
+    snapshots: Snapshots,
+    failure: Failure,
+    snapshot_bytes: Arc<AtomicU64>,
+}
+
+impl Keeper {
+    /// With `fresh` the checkpoint is empty, and the thread begins with writing the whole state into it.
+    pub fn start(
+        replica: Replica,
+        checkpoint: Checkpoint,
+        snapshots: Snapshots,
+        failure: Failure,
+        interval: Duration,
+        fresh: bool,
+    ) -> io::Result<(Self, JoinHandle<()>)> {
+        let bytes = snapshots.current()?.map_or(Ok(0), |(_, file)| file.path.metadata().map(|data| data.len()))?;
+        let snapshot_bytes = Arc::new(AtomicU64::new(bytes));
+        let (requests, waiting) = channel();
+        let work = Work { replica, checkpoint, snapshots, failure, snapshot_bytes: Arc::clone(&snapshot_bytes) };
+        let thread = std::thread::Builder::new()
+            .name("checkpoint".to_owned())
+            .spawn(move || work.run(&waiting, interval, fresh))?;
+        Ok((Self { requests, snapshot_bytes }, thread))
+    }
+
+    /// The size of the newest snapshot, 0 before the first.
+    pub fn snapshot_bytes(&self) -> u64 {
+        self.snapshot_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Brings the checkpoint up to what is applied.
+    pub async fn checkpoint(&self) -> io::Result<()> {
+        self.ask(Request::Checkpoint).await
+    }
+
+    /// Writes a snapshot of at least what is applied now.
+    pub async fn snapshot(&self) -> io::Result<Built> {
+        self.ask(Request::Snapshot).await
+    }
+
+    /// Writes the whole state into an emptied checkpoint.
+    pub async fn rebuild(&self) -> io::Result<()> {
+        self.ask(Request::Rebuild).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<io::Result<T>>) -> Request) -> io::Result<T> {
+        let (sender, answer) = oneshot::channel();
+        let stopped = || io::Error::other("checkpoints have stopped");
+        self.requests.send(request(sender)).map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
+impl Work {
+    fn run(mut self, requests: &Receiver<Request>, interval: Duration, fresh: bool) {
+        if fresh {
+            drop(self.guarded(Self::rebuild));
+        }
+        loop {
+            let request = match requests.recv_timeout(interval) {
+                Ok(request) => Some(request),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            // The one who asked may be gone: the work is done all the same.
+            match request {
+                None => drop(self.guarded(Self::checkpoint)),
+                Some(Request::Checkpoint(answer)) => drop(answer.send(self.guarded(Self::checkpoint))),
+                Some(Request::Snapshot(answer)) => drop(answer.send(self.guarded(Self::snapshot))),
+                Some(Request::Rebuild(answer)) => drop(answer.send(self.guarded(Self::rebuild))),
+            }
+        }
+    }
+
+    /// Runs `work` unless the store has stopped; its first error or panic stops the store.
+    fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, CheckpointError>) -> io::Result<T> {
+        if let Some(sentence) = self.failure.get() {
+            return Err(io::Error::other(sentence));
+        }
+        let result = catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or(Err(CheckpointError::Panicked));
+        result.map_err(|error| {
+            self.failure.set(format!("writing the checkpoint failed: {error}"));
+            io::Error::other(error)
+        })
+    }
+
+    fn checkpoint(&mut self) -> Result<(), CheckpointError> {
+        if self.replica.applied() == self.checkpoint.meta().applied {
+            return Ok(());
+        }
+        let mut changes = BTreeMap::new();
+        let captured = self.replica.capture(false, |(key, record)| {
+            changes.insert(key, record);
+            Ok::<(), CheckpointError>(())
+        });
+        let (applied, membership) = captured?;
+        self.checkpoint.write(changes, applied, membership)
+    }
+
+    fn snapshot(&mut self) -> Result<Built, CheckpointError> {
+        self.checkpoint()?;
+        let meta = self.checkpoint.meta();
+        let meta = SnapshotMeta {
+            last_log_id: meta.applied,
+            last_membership: meta.membership.clone(),
+            snapshot_id: meta.applied.map_or_else(|| "empty".to_owned(), |id| format!("{}-{}", id.leader_id, id.index)),
+        };
+        let mut writer = self.snapshots.write(&meta)?;
+        self.checkpoint.for_each(|key, record| writer.record(&key, &record).map_err(CheckpointError::from))?;
+        let (file, bytes) = writer.finish()?;
+        self.snapshot_bytes.store(bytes, Ordering::Relaxed);
+        Ok((meta, file))
+    }
+
+    fn rebuild(&mut self) -> Result<(), CheckpointError> {
+        self.checkpoint.clear()?;
+        let mut waiting = BTreeMap::new();
+        let Self { replica, checkpoint, .. } = self;
+        let (applied, membership) = replica.capture(true, |(key, record)| {
+            waiting.insert(key, record);
+            checkpoint.fill(&mut waiting, false)
+        })?;
+        checkpoint.fill(&mut waiting, true)?;
+        checkpoint.write([], applied, membership)
+    }
+}

@@ -1,0 +1,239 @@
+//! Snapshot files: the whole state at one point of the log, in a file that is either whole or not there.
+//!
+//! ```text
+//! "outgsnp1" | length u32 | crc u32 | meta      the point in the log and the membership at it
+//! length of key u32 | length of record u32 | key | record    … in the order of the keys
+//! u32::MAX | number of records u64 | crc u32    over everything behind the meta
+//! ```
+//! Written beside, synced, renamed, and the directory synced; then older ones are removed. Only after that may openraft
+//! purge the log.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::raft::SnapshotMeta;
+use crate::state::{Key, State};
+use crate::store::{codec, durable};
+
+const MAGIC: [u8; 8] = *b"outgsnp1";
+const END: u32 = u32::MAX;
+const META_BYTES_MAX: u32 = 1024 * 1024;
+const RECORD_BYTES_MAX: u32 = 512 * 1024 * 1024;
+
+/// A snapshot on this node's disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotFile {
+    pub path: PathBuf,
+}
+
+/// The directory of snapshots; at most one is kept.
+#[derive(Clone, Debug)]
+pub struct Snapshots {
+    directory: PathBuf,
+}
+
+fn bad(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}
+
+impl Snapshots {
+    pub fn open(home: &Path) -> io::Result<Self> {
+        let directory = home.join("snapshot");
+        durable::create_directory(&directory)?;
+        Ok(Self { directory })
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn path(&self, meta: &SnapshotMeta) -> PathBuf {
+        self.directory.join(format!("{:020}.snapshot", meta.last_log_id.map_or(0, |id| id.index)))
+    }
+
+    /// Where a snapshot of a peer is put together before it is installed.
+    pub fn receiving(&self) -> SnapshotFile {
+        SnapshotFile { path: self.directory.join("receiving") }
+    }
+
+    /// The newest snapshot whose head is whole.
+    pub fn current(&self) -> io::Result<Option<(SnapshotMeta, SnapshotFile)>> {
+        let mut found = self.list()?;
+        found.sort_unstable();
+        for path in found.into_iter().rev() {
+            match read_meta(&mut BufReader::new(File::open(&path)?)) {
+                Ok(meta) => return Ok(Some((meta, SnapshotFile { path }))),
+                Err(error) => tracing::warn!("{} is no snapshot: {error}", path.display()),
+            }
+        }
+        Ok(None)
+    }
+
+    fn list(&self) -> io::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            found.extend(Some(entry?.path()).filter(|path| path.extension().is_some_and(|end| end == "snapshot")));
+        }
+        Ok(found)
+    }
+
+    /// Begins a new snapshot.
+    pub fn write(&self, meta: &SnapshotMeta) -> io::Result<SnapshotWriter> {
+        let beside = self.directory.join("writing");
+        let mut file = BufWriter::with_capacity(1024 * 1024, File::create(&beside)?);
+        let encoded = codec::encode(meta);
+        let length = u32::try_from(encoded.len()).map_err(io::Error::other)?;
+        file.write_all(&MAGIC)?;
+        file.write_all(&length.to_le_bytes())?;
+        file.write_all(&crc32fast::hash(&encoded).to_le_bytes())?;
+        file.write_all(&encoded)?;
+        Ok(SnapshotWriter {
+            snapshots: self.clone(),
+            path: self.path(meta),
+            beside,
+            file,
+            hasher: crc32fast::Hasher::new(),
+            records: 0,
+        })
+    }
+
+    /// Makes the content of `file`, which must be whole, this node's snapshot.
+    pub fn adopt(&self, meta: &SnapshotMeta, file: &SnapshotFile) -> io::Result<SnapshotFile> {
+        let (beside, path) = (self.directory.join("writing"), self.path(meta));
+        fs::copy(&file.path, &beside)?;
+        self.publish(&File::open(&beside)?, &beside, &path)
+    }
+
+    fn publish(&self, file: &File, beside: &Path, path: &Path) -> io::Result<SnapshotFile> {
+        file.sync_all()?;
+        fs::rename(beside, path)?;
+        durable::sync_directory(&self.directory)?;
+        for other in self.list()? {
+            if other != path {
+                fs::remove_file(&other)?;
+            }
+        }
+        Ok(SnapshotFile { path: path.to_owned() })
+    }
+}
+
+/// A snapshot that is being written.
+pub struct SnapshotWriter {
+    snapshots: Snapshots,
+    path: PathBuf,
+    beside: PathBuf,
+    file: BufWriter<File>,
+    hasher: crc32fast::Hasher,
+    records: u64,
+}
+
+impl SnapshotWriter {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hasher.update(bytes);
+        self.file.write_all(bytes)
+    }
+
+    pub fn record(&mut self, key: &Key, record: &[u8]) -> io::Result<()> {
+        let key = codec::encode(key);
+        for length in [key.len(), record.len()] {
+            let length = u32::try_from(length).ok().filter(|length| *length <= RECORD_BYTES_MAX);
+            self.put(&length.ok_or_else(|| bad("a record is too large"))?.to_le_bytes())?;
+        }
+        self.put(&key)?;
+        self.put(record)?;
+        self.records += 1;
+        Ok(())
+    }
+
+    /// Ends the file and puts it in place; durable when it returns. Returns it with its size in bytes.
+    pub fn finish(mut self) -> io::Result<(SnapshotFile, u64)> {
+        self.put(&END.to_le_bytes())?;
+        self.put(&self.records.to_le_bytes())?;
+        let crc = self.hasher.clone().finalize();
+        self.file.write_all(&crc.to_le_bytes())?;
+        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let bytes = file.metadata()?.len();
+        Ok((self.snapshots.publish(&file, &self.beside, &self.path)?, bytes))
+    }
+}
+
+fn read_u32(file: &mut impl Read) -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    file.read_exact(&mut bytes)?;
+    Ok(u32::from_le_bytes(bytes))
+}
+
+fn read_meta(file: &mut impl Read) -> io::Result<SnapshotMeta> {
+    let mut magic = [0; 8];
+    file.read_exact(&mut magic)?;
+    if magic != MAGIC {
+        return Err(bad("it does not begin like one"));
+    }
+    let (length, crc) = (read_u32(file)?, read_u32(file)?);
+    if length > META_BYTES_MAX {
+        return Err(bad("its head is too large"));
+    }
+    let mut meta = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+    file.read_exact(&mut meta)?;
+    if crc32fast::hash(&meta) != crc {
+        return Err(bad("the checksum of its head does not fit"));
+    }
+    codec::decode("snapshot", &meta).map_err(|error| bad(&error.to_string()))
+}
+
+/// A reader that sums up what it reads.
+struct Summing<R> {
+    inner: R,
+    hasher: crc32fast::Hasher,
+}
+
+impl<R: Read> Read for Summing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+impl SnapshotFile {
+    /// Reads the whole file; an error where anything in it is not as it was written.
+    pub fn load(&self) -> io::Result<(SnapshotMeta, State)> {
+        let mut file = BufReader::with_capacity(1024 * 1024, File::open(&self.path)?);
+        let meta = read_meta(&mut file)?;
+        let mut file = Summing { inner: file, hasher: crc32fast::Hasher::new() };
+        let mut state = State::default();
+        let mut records = 0u64;
+        loop {
+            let length = read_u32(&mut file)?;
+            if length == END {
+                break;
+            }
+            let (key, record) = read_record(&mut file, length)?;
+            let key = codec::decode("key", &key).map_err(|error| bad(&error.to_string()))?;
+            state.restore(key, &record).map_err(|error| bad(&error.to_string()))?;
+            records += 1;
+        }
+        let mut count = [0; 8];
+        file.read_exact(&mut count)?;
+        let crc = file.hasher.clone().finalize();
+        if u64::from_le_bytes(count) != records || read_u32(&mut file.inner)? != crc {
+            return Err(bad("its checksum does not fit"));
+        }
+        Ok((meta, state))
+    }
+}
+
+fn read_record(file: &mut impl Read, key_length: u32) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    let record_length = read_u32(file)?;
+    let mut read = |length: u32| {
+        if length > RECORD_BYTES_MAX {
+            return Err(bad("a record is too large"));
+        }
+        let mut bytes = Vec::new();
+        // Grows with what is there: a damaged length must not ask for half a gigabyte.
+        file.take(u64::from(length)).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 == u64::from(length) { Ok(bytes) } else { Err(bad("it ends too early")) }
+    };
+    Ok((read(key_length)?, read(record_length)?))
+}

@@ -1,0 +1,91 @@
+//! What a node does by itself: it lets time pass, asks for snapshots, and notices when raft has stopped.
+
+use std::time::Duration;
+
+use openraft::{BasicNode, RaftMetrics};
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::command::Command;
+use crate::proposer::Proposer;
+use crate::raft::Raft;
+use crate::store::keeper::Keeper;
+use crate::store::log::Log;
+use crate::store::machine::Replica;
+use crate::store::{Failure, Limits};
+
+const INTERVAL: Duration = Duration::from_secs(1);
+/// A node without proposals lets time pass this rarely, so that its log does not grow for nothing.
+const IDLE_TICK_INTERVAL_MS: u64 = 60_000;
+
+pub(crate) struct Upkeep {
+    pub(crate) raft: Raft,
+    pub(crate) replica: Replica,
+    pub(crate) clock: Clock,
+    pub(crate) proposer: Proposer,
+    pub(crate) log: Log,
+    pub(crate) keeper: Keeper,
+    pub(crate) failure: Failure,
+    pub(crate) limits: Limits,
+    /// The log's end when the last snapshot was asked for.
+    pub(crate) snapshot_at: u64,
+}
+
+/// Resolves with the reason when raft's task has ended.
+async fn end_of_raft(metrics: &mut watch::Receiver<RaftMetrics<u64, BasicNode>>) -> String {
+    match metrics.wait_for(|metrics| metrics.running_state.is_err()).await {
+        Ok(metrics) => metrics.running_state.as_ref().map_or_else(ToString::to_string, |()| String::new()),
+        Err(_) => "its task is gone".to_owned(),
+    }
+}
+
+impl Upkeep {
+    /// Until the store stops.
+    pub(crate) async fn run(mut self) {
+        let mut metrics = self.raft.metrics();
+        let stopped = self.failure.clone();
+        let mut interval = tokio::time::interval(INTERVAL);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = stopped.wait() => return,
+                why = end_of_raft(&mut metrics) => return stopped.set(format!("raft has stopped: {why}")),
+                _ = interval.tick() => self.work().await,
+            }
+        }
+    }
+
+    async fn work(&mut self) {
+        self.tick().await;
+        if self.snapshot_due() {
+            self.snapshot_at = self.end();
+            if let Err(fatal) = self.raft.trigger().snapshot().await {
+                tracing::warn!("no snapshot: {fatal}");
+            }
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.log.extent().last.map_or(0, |id| id.index)
+    }
+
+    /// Locks, blocks and old counters expire by the log's time, which stands still without entries.
+    async fn tick(&self) {
+        let now = self.clock.now();
+        let (seen, due) = self.replica.read(|state| (state.now(), state.next_due()));
+        if due.is_none_or(|due| due > now) && now.millis_since(seen) < IDLE_TICK_INTERVAL_MS {
+            return;
+        }
+        if let Err(error) = self.proposer.propose(Command::Tick).await {
+            tracing::debug!("no tick: {error}");
+        }
+    }
+
+    fn snapshot_due(&self) -> bool {
+        let extent = self.log.extent();
+        let large = extent.bytes >= self.limits.snapshot_log_bytes_min.max(self.keeper.snapshot_bytes());
+        let long = extent.entries as u64 >= self.limits.snapshot_log_entries_max;
+        // What stays in the log below a snapshot must not by itself make the next one due.
+        (large || long) && self.end() > self.snapshot_at + self.limits.log_entries_kept
+    }
+}

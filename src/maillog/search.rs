@@ -1,0 +1,156 @@
+//! Reading the log: newest first with an early end; the whole journey, oldest first, of one id.
+
+use std::io;
+
+use super::segment::{Directory, LATENESS_MAX_MS, SegmentName, checked};
+use super::{Event, Query, Record};
+
+const COUNT_DEFAULT: usize = 1_000;
+const COUNT_MAX: usize = 100_000;
+
+pub(super) fn run(directory: &Directory, query: &Query) -> io::Result<Vec<Record>> {
+    let filter = Filter::new(query);
+    let count = query.count.unwrap_or(COUNT_DEFAULT).min(COUNT_MAX);
+    let mut left = if query.id.is_some() { usize::MAX } else { count };
+    let mut records = Vec::new();
+    for segment in candidates(directory, &filter)?.into_iter().rev() {
+        if left == 0 {
+            break;
+        }
+        scan(&read(directory, segment)?, &filter, &mut left, &mut records);
+    }
+    if query.id.is_some() {
+        records.reverse();
+        records.sort_by_key(|record| record.at_ms);
+        records.truncate(count);
+    }
+    Ok(records)
+}
+
+/// A segment that expired since it was listed is empty.
+fn read(directory: &Directory, segment: SegmentName) -> io::Result<Vec<u8>> {
+    match directory.read(segment) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+/// Segments that can hold records between the filter's times, oldest first.
+fn candidates(directory: &Directory, filter: &Filter<'_>) -> io::Result<Vec<SegmentName>> {
+    let mut segments = directory.segments()?;
+    let earliest = filter.since_ms.saturating_sub(LATENESS_MAX_MS);
+    let begun = segments.partition_point(|segment| segment.0 <= earliest);
+    segments.drain(..begun.saturating_sub(1));
+    segments.retain(|segment| segment.0 <= filter.until_ms.saturating_add(LATENESS_MAX_MS));
+    Ok(segments)
+}
+
+/// From the last line to the first, until `left` more were found.
+fn scan(bytes: &[u8], filter: &Filter<'_>, left: &mut usize, records: &mut Vec<Record>) {
+    let mut end = bytes.len();
+    while end > 0 && *left > 0 {
+        let text = bytes[..end].strip_suffix(b"\n").unwrap_or(&bytes[..end]);
+        let start = memchr::memrchr(b'\n', text).map_or(0, |at| at + 1);
+        if let Some(record) = filter.accept(&text[start..]) {
+            records.push(record);
+            *left -= 1;
+        }
+        end = start;
+    }
+}
+
+struct Filter<'a> {
+    query: &'a Query,
+    /// The id as it stands in a line: most lines are passed over without reading their JSON.
+    id: Option<String>,
+    since_ms: u64,
+    until_ms: u64,
+    user: Option<Pattern>,
+    domain: Option<Pattern>,
+    class: Option<Pattern>,
+    text: Option<Pattern>,
+}
+
+impl<'a> Filter<'a> {
+    fn new(query: &'a Query) -> Self {
+        let pattern = |text: &Option<String>| text.as_deref().map(Pattern::new);
+        let born_ms = query.id.map_or(0, |id| id.timestamp_ms().saturating_sub(LATENESS_MAX_MS));
+        Self {
+            query,
+            id: query.id.map(|id| id.to_string()),
+            since_ms: query.since_ms.unwrap_or(0).max(born_ms),
+            until_ms: query.until_ms.unwrap_or(u64::MAX),
+            user: pattern(&query.user),
+            domain: pattern(&query.domain),
+            class: pattern(&query.class),
+            text: pattern(&query.text),
+        }
+    }
+
+    fn accept(&self, line: &[u8]) -> Option<Record> {
+        if self.id.as_ref().is_some_and(|id| memchr::memmem::find(line, id.as_bytes()).is_none()) {
+            return None;
+        }
+        let record: Record = serde_json::from_slice(checked(line)?).ok()?;
+        let in_time = (self.since_ms..=self.until_ms).contains(&record.at_ms);
+        let id_fits = self.query.id.is_none_or(|id| id == record.id);
+        (in_time && id_fits && self.event_fits(&record.event)).then_some(record)
+    }
+
+    /// User, domain and class are known of submissions alone, so these filters find nothing else.
+    fn event_fits(&self, event: &Event) -> bool {
+        let fits = |pattern: &Option<Pattern>, text: &str| pattern.as_ref().is_none_or(|p| p.is_part_of(text));
+        let of_submission = self.user.is_some() || self.domain.is_some() || self.class.is_some();
+        let status_fits = |status| self.query.status.is_none_or(|wanted| wanted == status);
+        match event {
+            Event::Submission(submission) => {
+                status_fits(submission.status)
+                    && fits(&self.user, &submission.user)
+                    && fits(&self.domain, &submission.domain)
+                    && fits(&self.class, &submission.class)
+                    && self.text_fits([
+                        &submission.sender,
+                        &submission.subject,
+                        &submission.message_id,
+                        &submission.reply,
+                        &submission.recipients.join(" "),
+                        &submission.evidence.join(" "),
+                    ])
+            }
+            Event::Attempt(attempt) => {
+                !of_submission
+                    && status_fits(attempt.status)
+                    && self.text_fits([&attempt.recipient, &attempt.host, &attempt.reply])
+            }
+            Event::Change { status, by, detail } => {
+                !of_submission && status_fits(*status) && self.text_fits([by, detail])
+            }
+        }
+    }
+
+    fn text_fits<'t>(&self, texts: impl IntoIterator<Item = &'t String>) -> bool {
+        let Some(pattern) = &self.text else { return true };
+        texts.into_iter().any(|text| pattern.is_part_of(text))
+    }
+}
+
+/// The pieces between the `*` of a pattern, in lower case; they must follow one another.
+struct Pattern(Vec<String>);
+
+impl Pattern {
+    fn new(text: &str) -> Self {
+        Self(text.to_lowercase().split('*').map(str::to_owned).collect())
+    }
+
+    fn is_part_of(&self, text: &str) -> bool {
+        let text = text.to_lowercase();
+        let mut rest = text.as_str();
+        self.0.iter().all(|piece| match rest.find(piece.as_str()) {
+            Some(at) => {
+                rest = &rest[at + piece.len()..];
+                true
+            }
+            None => false,
+        })
+    }
+}

@@ -1,0 +1,261 @@
+//! The waiting room of the mail log and the one thread that empties it into segment files.
+//!
+//! The thread wakes by itself every quarter of a second, so that a record costs its caller no wake-up;
+//! only a search, a shutdown and a waiting room that fills up wake it early.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::Record;
+use super::segment::{Directory, SEGMENT_LENGTH_MAX, SegmentName, encode};
+
+/// Records that wait for the disk; some tens of MiB.
+const WAITING_MAX: usize = 65_536;
+/// From here on the writer is woken.
+const WAITING_WAKE: usize = WAITING_MAX / 4;
+const WRITE_INTERVAL: Duration = Duration::from_millis(250);
+const SYNC_INTERVAL: Duration = Duration::from_millis(700);
+const EXPIRE_INTERVAL: Duration = Duration::from_secs(3600);
+/// How long a caller waits for room, and a search for its flush, before the disk counts as broken.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Capacity of the line buffer that is kept between batches.
+const LINES_KEPT_MAX: usize = 1 << 20;
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    room: Mutex<Room>,
+    /// Wakes the thread.
+    work: Condvar,
+    /// Wakes whoever waits for room or for a flush.
+    written: Condvar,
+}
+
+#[derive(Default)]
+struct Room {
+    waiting: VecDeque<Record>,
+    /// Records ever handed over, and of these ever written (or given up).
+    pushed: u64,
+    done: u64,
+    dropped: u64,
+    wake: bool,
+    stop: bool,
+    stopped: bool,
+}
+
+impl Writer {
+    pub(super) fn start(directory: Directory, keep_days: u64) -> io::Result<Self> {
+        let shared = Arc::new(Shared { room: Mutex::default(), work: Condvar::new(), written: Condvar::new() });
+        let disk = Disk::new(directory, keep_days)?;
+        let thread = {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new().name("maillog".to_owned()).spawn(move || run(&shared, disk))?
+        };
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    pub(super) fn push(&self, record: Record) {
+        let mut room = self.shared.lock();
+        if room.waiting.len() >= WAITING_MAX {
+            room = self.wait_for_room(room);
+        }
+        if room.stopped || room.waiting.len() >= WAITING_MAX {
+            room.dropped += 1;
+            tracing::error!(id = %record.id, dropped = room.dropped, "mail log record lost: the disk takes no writes");
+            return;
+        }
+        room.waiting.push_back(record);
+        room.pushed += 1;
+        if room.waiting.len() == WAITING_WAKE {
+            self.shared.wake(&mut room);
+        }
+    }
+
+    /// Returns once everything that was pushed before is in its file.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        let mut room = self.shared.lock();
+        let target = room.pushed;
+        self.shared.wake(&mut room);
+        let waits = |room: &mut Room| room.done < target && !room.stopped;
+        let waited = self.shared.written.wait_timeout_while(room, PATIENCE, waits);
+        let (room, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if room.done < target { Err(io::Error::other("the mail log cannot be written")) } else { Ok(()) }
+    }
+
+    /// Writes and syncs what waits, and ends the thread. Later records are lost, loudly.
+    pub(super) fn stop(&self) {
+        {
+            let mut room = self.shared.lock();
+            room.stop = true;
+            self.shared.wake(&mut room);
+        }
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the mail log's writer panicked");
+        }
+    }
+
+    fn wait_for_room<'a>(&self, mut room: MutexGuard<'a, Room>) -> MutexGuard<'a, Room> {
+        self.shared.wake(&mut room);
+        let full = |room: &mut Room| room.waiting.len() >= WAITING_MAX && !room.stopped;
+        self.shared.written.wait_timeout_while(room, PATIENCE, full).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    /// A poisoned lock is taken over: every change under it is one that cannot stop half-way.
+    fn lock(&self) -> MutexGuard<'_, Room> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, room: &mut Room) {
+        room.wake = true;
+        self.work.notify_one();
+    }
+}
+
+fn run(shared: &Shared, mut disk: Disk) {
+    loop {
+        let (batch, stop) = next_batch(shared);
+        let result = disk.append(&batch);
+        let mut room = shared.lock();
+        let failed = result.is_err();
+        match result {
+            Ok(()) => room.done += batch.len() as u64,
+            Err(error) => {
+                tracing::error!(%error, records = batch.len(), "cannot write the mail log, will try again");
+                batch.into_iter().rev().for_each(|record| room.waiting.push_front(record));
+            }
+        }
+        let finished = stop && (failed || room.waiting.is_empty());
+        room.stopped = finished;
+        drop(room);
+        shared.written.notify_all();
+        if finished {
+            disk.sync();
+            return;
+        }
+    }
+}
+
+/// Everything that waits, after a wake-up or the write interval; and whether this is the last call.
+fn next_batch(shared: &Shared) -> (Vec<Record>, bool) {
+    let idle = |room: &mut Room| !room.wake && !room.stop;
+    let waited = shared.work.wait_timeout_while(shared.lock(), WRITE_INTERVAL, idle);
+    let (mut room, _) = waited.unwrap_or_else(PoisonError::into_inner);
+    room.wake = false;
+    (room.waiting.drain(..).collect(), room.stop)
+}
+
+/// The open segment.
+struct Disk {
+    directory: Directory,
+    keep_ms: u64,
+    file: Option<File>,
+    length: u64,
+    newest_name: u64,
+    lines: Vec<u8>,
+    dirty: bool,
+    synced_at: Instant,
+    expired_at: Instant,
+}
+
+impl Disk {
+    fn new(directory: Directory, keep_days: u64) -> io::Result<Self> {
+        let newest_name = directory.segments()?.last().map_or(0, |name| name.0);
+        let now = Instant::now();
+        let disk = Self {
+            directory,
+            keep_ms: keep_days.saturating_mul(DAY_MS),
+            file: None,
+            length: 0,
+            newest_name,
+            lines: Vec::new(),
+            dirty: false,
+            synced_at: now,
+            expired_at: now,
+        };
+        disk.directory.expire(now_ms().saturating_sub(disk.keep_ms))?;
+        Ok(disk)
+    }
+
+    /// All of the batch or none; syncs and expires when it is time.
+    fn append(&mut self, batch: &[Record]) -> io::Result<()> {
+        if !batch.is_empty() {
+            self.write(batch)?;
+        }
+        if self.dirty && self.synced_at.elapsed() >= SYNC_INTERVAL {
+            self.sync();
+        }
+        if self.expired_at.elapsed() >= EXPIRE_INTERVAL {
+            self.expire();
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, batch: &[Record]) -> io::Result<()> {
+        self.lines.clear();
+        for record in batch {
+            encode(record, &mut self.lines)?;
+        }
+        if self.length >= SEGMENT_LENGTH_MAX {
+            self.sync();
+            self.file = None;
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                self.newest_name = now_ms().max(self.newest_name + 1);
+                self.length = 0;
+                self.file.insert(self.directory.create(SegmentName(self.newest_name))?)
+            }
+        };
+        if let Err(error) = file.write_all(&self.lines) {
+            // What was written of the batch goes again, or the next attempt would write it twice.
+            if file.set_len(self.length).is_err() {
+                self.file = None;
+            }
+            return Err(error);
+        }
+        self.length += self.lines.len() as u64;
+        self.dirty = true;
+        self.lines.shrink_to(LINES_KEPT_MAX);
+        Ok(())
+    }
+
+    fn expire(&mut self) {
+        self.expired_at = Instant::now();
+        if let Err(error) = self.directory.expire(now_ms().saturating_sub(self.keep_ms)) {
+            tracing::warn!(%error, "cannot remove expired mail log segments");
+        }
+    }
+
+    /// A failed sync is said aloud and not fatal: the log is evidence, no promise of delivery hangs on it.
+    fn sync(&mut self) {
+        if let Some(Err(error)) = self.file.as_ref().map(File::sync_data) {
+            tracing::error!(%error, "cannot sync the mail log");
+            self.file = None;
+        }
+        self.dirty = false;
+        self.synced_at = Instant::now();
+    }
+}
+
+fn now_ms() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,530 @@
+//! A session from greeting to QUIT: which verb is in order now, and what answers it.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BytesMut};
+
+use crate::mail::Recipient;
+
+use super::content::Content;
+use super::line::{Line, Lines};
+use super::parameter::{self, RecipientFault};
+use super::reply::Reply;
+use super::sasl::{self, Exchange, Progress};
+use super::step::{EndOfData, Question, Step};
+use super::transaction::Transaction;
+use super::verb::{Verb, VerbFault};
+
+/// RFC 5321 section 4.5.3.1.4 asks for 512; MAIL and RCPT with all their parameters need more.
+const LINE_LENGTH_MAX: usize = 4096;
+/// RFC 4954 section 4.
+const AUTH_LINE_LENGTH_MAX: usize = 12_288;
+/// The most that a refused chunk may claim where no message limit is known yet.
+const REFUSED_CHUNK_FACTOR: u64 = 4;
+
+/// What holds for all sessions of a node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rules {
+    pub hostname: String,
+    pub recipients_max: usize,
+    pub errors_max: usize,
+    pub verbs_max: usize,
+    pub messages_max: usize,
+}
+
+/// Whose session it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Proof {
+    None,
+    /// The source address suffices.
+    Network,
+    Password,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Verb,
+    /// The next line belongs to AUTH.
+    Exchange(Exchange),
+    /// Waits for [`Session::answer`].
+    Asked(Pending),
+    Data,
+    /// So many octets of a chunk are to come; with a reply they are thrown away and then answered by it.
+    Chunk {
+        left: u64,
+        last: bool,
+        refused: Option<Reply>,
+    },
+    Over,
+}
+
+/// What a positive answer makes true.
+#[derive(Debug)]
+enum Pending {
+    Login,
+    Sender(Box<Transaction>),
+    Recipient(Recipient),
+    MalformedRecipient,
+    Data,
+    Chunk { size: u64, last: bool },
+    Message,
+}
+
+/// One client's session.
+#[derive(Debug)]
+pub struct Session {
+    rules: Arc<Rules>,
+    size_max: u64,
+    tls: bool,
+    /// AUTH is allowed without TLS.
+    clear_text: bool,
+    hello: Option<Box<str>>,
+    proof: Proof,
+    transaction: Option<Box<Transaction>>,
+    phase: Phase,
+    lines: Lines,
+    errors: usize,
+    verbs: usize,
+    messages: usize,
+}
+
+impl Session {
+    /// `tls`: it was there from the first byte. `clear_text`: AUTH is allowed without it. `size_max`: announced before login.
+    pub fn new(rules: Arc<Rules>, tls: bool, clear_text: bool, size_max: u64) -> Self {
+        Self {
+            rules,
+            size_max,
+            tls,
+            clear_text,
+            hello: None,
+            proof: Proof::None,
+            transaction: None,
+            phase: Phase::Verb,
+            lines: Lines::default(),
+            errors: 0,
+            verbs: 0,
+            messages: 0,
+        }
+    }
+
+    pub fn greeting(&self) -> Reply {
+        Reply::greeting(&self.rules.hostname)
+    }
+
+    /// The source address proved a network User, so that MAIL works without AUTH.
+    pub fn network_user(&mut self) {
+        self.proof = Proof::Network;
+    }
+
+    /// The largest message from now on.
+    pub fn set_size_max(&mut self, octets: u64) {
+        self.size_max = octets;
+    }
+
+    /// The handshake behind [`Step::StartTls`] is done: all that was said before is forgotten (RFC 3207 section 4.2).
+    pub fn tls_started(&mut self) {
+        self.tls = true;
+        self.hello = None;
+        self.transaction = None;
+        self.lines = Lines::default();
+    }
+
+    /// The name that the client gave to EHLO or HELO.
+    pub fn helo(&self) -> &str {
+        self.hello.as_deref().unwrap_or("")
+    }
+
+    pub fn transaction(&self) -> Option<&Transaction> {
+        self.transaction.as_deref()
+    }
+
+    /// Nothing would be lost if the session ended here.
+    pub fn is_idle(&self) -> bool {
+        self.transaction.is_none() && !matches!(self.phase, Phase::Asked(_))
+    }
+
+    /// The client is sending content.
+    pub fn is_receiving(&self) -> bool {
+        matches!(self.phase, Phase::Data | Phase::Chunk { .. })
+    }
+
+    /// Octets of memory that the content holds, and octets of it that came in so far.
+    pub fn content(&self) -> (usize, u64) {
+        let content = self.transaction.as_ref().and_then(|transaction| transaction.content.as_ref());
+        content.map_or((0, 0), |content| (content.held(), content.size()))
+    }
+
+    /// Goes as far as `input` allows: to one reply, one question, or to the end of what is there.
+    pub fn receive(&mut self, input: &mut BytesMut) -> Step {
+        match self.phase {
+            Phase::Verb | Phase::Exchange(_) => self.receive_line(input),
+            Phase::Asked(_) => Step::NeedMore,
+            Phase::Data => self.receive_data(input),
+            Phase::Chunk { .. } => self.receive_chunk(input),
+            Phase::Over => {
+                input.clear();
+                Step::NeedMore
+            }
+        }
+    }
+
+    /// The reply to the question that was asked; what is to be written now, if anything.
+    pub fn answer(&mut self, reply: Reply) -> Option<Reply> {
+        let Phase::Asked(pending) = std::mem::replace(&mut self.phase, Phase::Verb) else { return Some(reply) };
+        let yes = !reply.is_error();
+        match pending {
+            Pending::Login if yes => self.proof = Proof::Password,
+            Pending::Sender(transaction) if yes => self.transaction = Some(transaction),
+            Pending::Recipient(recipient) if yes => {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.add(recipient);
+                }
+            }
+            Pending::Data if yes => {
+                self.begin_content();
+                self.phase = Phase::Data;
+            }
+            Pending::Chunk { size, last } => {
+                let refused = if yes { None } else { Some(reply) };
+                if yes {
+                    self.begin_content();
+                }
+                self.phase = Phase::Chunk { left: size, last, refused };
+                return None;
+            }
+            Pending::Message => {
+                self.transaction = None;
+                self.messages += 1;
+                // A client that gets mail through is not one that only makes mistakes.
+                if yes {
+                    self.errors = 0;
+                }
+            }
+            Pending::Login
+            | Pending::Sender(_)
+            | Pending::Recipient(_)
+            | Pending::MalformedRecipient
+            | Pending::Data => {}
+        }
+        self.count(&reply);
+        Some(reply)
+    }
+
+    fn begin_content(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.content = Some(Box::new(Content::new(self.size_max, transaction.declared_size)));
+        }
+    }
+
+    fn receive_line(&mut self, input: &mut BytesMut) -> Step {
+        let in_auth = matches!(self.phase, Phase::Exchange(_));
+        let long = in_auth || input.get(..5).is_some_and(|word| word.eq_ignore_ascii_case(b"AUTH "));
+        match self.lines.next(input, if long { AUTH_LINE_LENGTH_MAX } else { LINE_LENGTH_MAX }) {
+            Line::Incomplete => Step::NeedMore,
+            Line::TooLong => self.broken_line(Reply::line_too_long()),
+            Line::BadOctets => self.broken_line(Reply::bad_octets()),
+            Line::Whole(length) => {
+                let step = self.take_line(&input[..length]);
+                input.advance(length + 2);
+                if matches!(step, Step::StartTls | Step::Close(_)) {
+                    input.clear();
+                }
+                // A refused or later chunk: it may be empty, or in the input already.
+                if matches!(self.phase, Phase::Chunk { .. }) { self.receive_chunk(input) } else { step }
+            }
+        }
+    }
+
+    fn broken_line(&mut self, reply: Reply) -> Step {
+        self.phase = Phase::Verb;
+        self.verbs += 1;
+        self.over_bounds().unwrap_or_else(|| self.reply(reply))
+    }
+
+    fn take_line(&mut self, line: &[u8]) -> Step {
+        if let Phase::Exchange(exchange) = std::mem::replace(&mut self.phase, Phase::Verb) {
+            return self.progress(exchange.receive(line));
+        }
+        self.verbs += 1;
+        match Verb::parse(line) {
+            Ok(Verb::Quit) => self.reply(Reply::bye()),
+            Ok(verb) => match self.over_bounds() {
+                Some(step) => step,
+                None => self.take_verb(verb),
+            },
+            Err(VerbFault::Refused(reply)) => self.over_bounds().unwrap_or_else(|| self.reply(reply)),
+            Err(VerbFault::Lost(reply)) => self.close(reply),
+        }
+    }
+
+    fn over_bounds(&mut self) -> Option<Step> {
+        if self.errors >= self.rules.errors_max {
+            return Some(self.reply(Reply::too_many_errors()));
+        }
+        (self.verbs > self.rules.verbs_max).then(|| self.reply(Reply::too_many_verbs()))
+    }
+
+    fn take_verb(&mut self, verb: Verb<'_>) -> Step {
+        match verb {
+            Verb::Ehlo(name) => {
+                self.greet(name);
+                Step::Reply(self.capabilities())
+            }
+            Verb::Helo(name) => {
+                self.greet(name);
+                Step::Reply(Reply::hello(&self.rules.hostname))
+            }
+            Verb::StartTls => self.start_tls(),
+            Verb::Auth { mechanism, initial } => self.auth(mechanism, initial),
+            Verb::Mail(arguments) => self.mail(arguments),
+            Verb::Rcpt(arguments) => self.rcpt(arguments),
+            Verb::Data => self.data(),
+            Verb::Bdat { size, last } => self.bdat(size, last),
+            Verb::Rset => {
+                self.transaction = None;
+                Step::Reply(Reply::ok())
+            }
+            Verb::Noop => Step::Reply(Reply::ok()),
+            Verb::Help => Step::Reply(Reply::help()),
+            Verb::Vrfy => Step::Reply(Reply::vrfy()),
+            Verb::Expn => self.reply(Reply::not_implemented()),
+            Verb::Quit => self.reply(Reply::bye()),
+        }
+    }
+
+    fn greet(&mut self, name: &str) {
+        self.hello = Some(name.into());
+        self.transaction = None;
+    }
+
+    /// The answer to EHLO, one keyword a line.
+    fn capabilities(&self) -> Reply {
+        let Rules { hostname, recipients_max, messages_max, .. } = &*self.rules;
+        let mut text = format!(
+            "{hostname}\nPIPELINING\nSIZE {}\n8BITMIME\nSMTPUTF8\nCHUNKING\nDSN\nENHANCEDSTATUSCODES\n\
+             LIMITS MAILMAX={messages_max} RCPTMAX={recipients_max}",
+            self.size_max
+        );
+        if !self.tls {
+            text.push_str("\nSTARTTLS");
+        }
+        if self.tls || self.clear_text {
+            text.push_str("\nAUTH PLAIN LOGIN");
+        }
+        Reply::hello(&text)
+    }
+
+    fn start_tls(&mut self) -> Step {
+        if self.tls {
+            return self.reply(Reply::bad_sequence("TLS is active"));
+        }
+        if self.transaction.is_some() || self.proof == Proof::Password {
+            return self.reply(Reply::bad_sequence("STARTTLS before AUTH and MAIL"));
+        }
+        Step::StartTls
+    }
+
+    fn auth(&mut self, mechanism: &str, initial: Option<&str>) -> Step {
+        if self.hello.is_none() {
+            return self.reply(Reply::bad_sequence("EHLO first"));
+        }
+        if !self.tls && !self.clear_text {
+            return self.reply(Reply::auth_needs_tls());
+        }
+        if self.proof == Proof::Password {
+            return self.reply(Reply::bad_sequence("already authenticated"));
+        }
+        if self.transaction.is_some() {
+            return self.reply(Reply::bad_sequence("AUTH before MAIL"));
+        }
+        match sasl::begin(mechanism, initial) {
+            Some(progress) => self.progress(progress),
+            None => self.reply(Reply::auth_unknown_mechanism()),
+        }
+    }
+
+    fn progress(&mut self, progress: Progress) -> Step {
+        match progress {
+            Progress::Challenge(exchange, challenge) => {
+                self.phase = Phase::Exchange(exchange);
+                Step::Reply(Reply::challenge(challenge))
+            }
+            Progress::Credentials { login, password } => self.ask(Pending::Login, Question::Login { login, password }),
+            Progress::Malformed => self.reply(Reply::auth_malformed()),
+            Progress::Cancelled => self.reply(Reply::auth_cancelled()),
+            Progress::Invalid => self.reply(Reply::auth_failed()),
+        }
+    }
+
+    fn mail(&mut self, arguments: &str) -> Step {
+        if self.hello.is_none() {
+            return self.reply(Reply::bad_sequence("EHLO first"));
+        }
+        if self.proof == Proof::None {
+            let can_authenticate = self.tls || self.clear_text;
+            return self.reply(if can_authenticate { Reply::not_authenticated() } else { Reply::tls_required() });
+        }
+        if self.transaction.is_some() {
+            return self.reply(Reply::bad_sequence("a transaction is open"));
+        }
+        if self.messages >= self.rules.messages_max {
+            return self.reply(Reply::too_many_messages());
+        }
+        match parameter::mail(arguments) {
+            Ok(transaction) => {
+                let question = Question::Sender {
+                    reverse_path: transaction.reverse_path().clone(),
+                    declared_size: transaction.declared_size,
+                };
+                self.ask(Pending::Sender(Box::new(transaction)), question)
+            }
+            Err(reply) => self.reply(reply),
+        }
+    }
+
+    fn rcpt(&mut self, arguments: &str) -> Step {
+        let recipients_max = self.rules.recipients_max;
+        let Some(transaction) = &mut self.transaction else { return self.reply(Reply::bad_sequence("MAIL first")) };
+        if transaction.content.is_some() {
+            return self.reply(Reply::bad_sequence("BDAT has begun"));
+        }
+        transaction.recipient_tried = true;
+        if transaction.recipients().len() >= recipients_max {
+            return self.reply(Reply::too_many_recipients());
+        }
+        match parameter::recipient(arguments, transaction.smtputf8) {
+            Ok(recipient) => {
+                let question = Question::Recipient(recipient.address.clone());
+                self.ask(Pending::Recipient(recipient), question)
+            }
+            Err(RecipientFault::Malformed) => self.ask(Pending::MalformedRecipient, Question::MalformedRecipient),
+            Err(RecipientFault::Other(reply)) => self.reply(reply),
+        }
+    }
+
+    /// Why no content may come now; `None` where it may.
+    fn content_refusal(&self) -> Option<Reply> {
+        match &self.transaction {
+            None => Some(Reply::bad_sequence("MAIL first")),
+            Some(transaction) if !transaction.recipients().is_empty() => None,
+            Some(transaction) if transaction.recipient_tried => Some(Reply::no_recipients()),
+            Some(_) => Some(Reply::bad_sequence("RCPT first")),
+        }
+    }
+
+    fn data(&mut self) -> Step {
+        if let Some(reply) = self.content_refusal() {
+            return self.reply(reply);
+        }
+        if self.has_content() {
+            return self.reply(Reply::bad_sequence("BDAT has begun"));
+        }
+        self.ask(Pending::Data, Question::Content)
+    }
+
+    fn bdat(&mut self, size: u64, last: bool) -> Step {
+        let refused = self.content_refusal();
+        let endless = match self.transaction.as_ref().and_then(|transaction| transaction.content.as_ref()) {
+            Some(content) => content.is_endless_with(size),
+            None => size > self.size_max.saturating_mul(REFUSED_CHUNK_FACTOR),
+        };
+        if endless {
+            return self.close(refused.unwrap_or_else(|| Reply::too_large(self.size_max)));
+        }
+        if refused.is_none() && !self.has_content() {
+            return self.ask(Pending::Chunk { size, last }, Question::Content);
+        }
+        self.phase = Phase::Chunk { left: size, last, refused };
+        Step::NeedMore
+    }
+
+    fn has_content(&self) -> bool {
+        self.transaction.as_ref().is_some_and(|transaction| transaction.content.is_some())
+    }
+
+    fn receive_data(&mut self, input: &mut BytesMut) -> Step {
+        let content = self.transaction.as_mut().and_then(|transaction| transaction.content.as_mut());
+        let Some(content) = content else { return self.close(Reply::bad_sequence("MAIL first")) };
+        if content.take_dotted(input) {
+            return self.end_of_data();
+        }
+        if content.is_endless_with(0) {
+            input.clear();
+            return self.close(Reply::too_large(self.size_max));
+        }
+        Step::NeedMore
+    }
+
+    fn receive_chunk(&mut self, input: &mut BytesMut) -> Step {
+        let Phase::Chunk { left, last, refused } = &mut self.phase else { return Step::NeedMore };
+        let here = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+        *left -= here as u64;
+        let (left, last) = (*left, *last);
+        let refused = if left == 0 { refused.take() } else { refused.clone() };
+        if let (None, Some(transaction)) = (&refused, &mut self.transaction)
+            && let Some(content) = &mut transaction.content
+        {
+            content.take_chunk(&input[..here]);
+        }
+        input.advance(here);
+        if left > 0 {
+            return Step::NeedMore;
+        }
+        self.phase = Phase::Verb;
+        match refused {
+            Some(reply) => {
+                self.transaction = None;
+                self.reply(reply)
+            }
+            None => self.end_of_chunk(last),
+        }
+    }
+
+    fn end_of_chunk(&mut self, last: bool) -> Step {
+        let content = self.transaction.as_ref().and_then(|transaction| transaction.content.as_ref());
+        match content {
+            Some(content) if !last && !content.is_faulty() => Step::Reply(Reply::chunk_ok(content.size())),
+            _ => self.end_of_data(),
+        }
+    }
+
+    /// Takes the transaction apart: whatever the answer will be, it is over.
+    fn end_of_data(&mut self) -> Step {
+        let taken = self.transaction.take().and_then(|mut transaction| {
+            let content = transaction.content.take()?;
+            Some((transaction, content))
+        });
+        let Some((transaction, content)) = taken else { return self.reply(Reply::bad_sequence("MAIL first")) };
+        let (size, content) = content.finish();
+        let end = EndOfData { envelope: transaction.into_envelope(), size, content };
+        self.ask(Pending::Message, Question::Message(Box::new(end)))
+    }
+
+    fn ask(&mut self, pending: Pending, question: Question) -> Step {
+        self.phase = Phase::Asked(pending);
+        Step::Ask(question)
+    }
+
+    fn reply(&mut self, reply: Reply) -> Step {
+        self.count(&reply);
+        Step::Reply(reply)
+    }
+
+    fn close(&mut self, reply: Reply) -> Step {
+        self.phase = Phase::Over;
+        self.transaction = None;
+        Step::Close(reply)
+    }
+
+    /// A recipient put off (4xx to RCPT) is no mistake of the client.
+    fn count(&mut self, reply: &Reply) {
+        let put_off = reply.code < 500 && self.transaction.is_some();
+        if reply.is_error() && !put_off {
+            self.errors += 1;
+        }
+        if reply.closes() {
+            self.phase = Phase::Over;
+            self.transaction = None;
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The actor of one User: who of its sessions is in, and which passwords were verified lately.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use outgate_cluster::UserId;
+use ractor::rpc::CallResult;
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::time::Instant;
+
+/// How long a verified password is remembered, and how many of one User are.
+const PROOF_LIFE: Duration = Duration::from_secs(600);
+const PROOFS_MAX: usize = 16;
+/// How often a User's actor looks whether it is still needed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How a session claims to be the User.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Claim {
+    /// Its address suffices.
+    Network,
+    /// By a password whose keyed hash this is, if that was verified before.
+    Known(blake3::Hash),
+    /// By a password that was verified just now.
+    Verified(blake3::Hash),
+}
+
+#[derive(Debug)]
+pub(super) enum Entered {
+    In(Place),
+    /// The claim is not known: the password must be verified.
+    Unproven,
+    Full,
+}
+
+#[derive(Debug)]
+pub(super) enum Message {
+    Enter {
+        claim: Claim,
+        /// 0 = any number.
+        sessions_max: u64,
+        reply: RpcReplyPort<Entered>,
+    },
+    Leave,
+    Sweep,
+}
+
+/// A place among the sessions of a User; dropping it frees the place.
+#[derive(Debug)]
+pub struct Place {
+    user: ActorRef<Message>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.user.cast(Message::Leave).is_err() {
+            tracing::debug!("the User's actor ended before its session");
+        }
+    }
+}
+
+/// The actors of the Users that are active on this node. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Users {
+    active: Arc<Mutex<HashMap<UserId, ActorRef<Message>>>>,
+}
+
+impl Users {
+    /// Asks the User's actor, which is started if need be; `None` if it cannot answer.
+    pub(super) async fn enter(&self, user: UserId, claim: Claim, sessions_max: u64) -> Option<Entered> {
+        // An actor may stop as idle just when it is asked: the second try finds a new one.
+        for _ in 0..2 {
+            let actor = self.active(user)?;
+            let ask = |reply| Message::Enter { claim, sessions_max, reply };
+            if let Ok(CallResult::Success(entered)) = actor.call(ask, None).await {
+                return Some(entered);
+            }
+            self.forget(user, &actor);
+        }
+        None
+    }
+
+    fn active(&self, user: UserId) -> Option<ActorRef<Message>> {
+        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(actor) = active.get(&user) {
+            return Some(actor.clone());
+        }
+        let (actor, _) = ractor::ActorRuntime::spawn_instant(None, User { id: user, users: self.clone() }, ()).ok()?;
+        active.insert(user, actor.clone());
+        Some(actor)
+    }
+
+    fn forget(&self, user: UserId, actor: &ActorRef<Message>) {
+        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        if active.get(&user).is_some_and(|known| known.get_id() == actor.get_id()) {
+            active.remove(&user);
+        }
+    }
+}
+
+struct User {
+    id: UserId,
+    users: Users,
+}
+
+struct State {
+    sessions: u64,
+    /// Oldest first, with the time at which each is forgotten.
+    proofs: VecDeque<(blake3::Hash, Instant)>,
+}
+
+impl State {
+    fn knows(&mut self, proof: blake3::Hash) -> bool {
+        self.expire();
+        self.proofs.iter().any(|&(known, _)| known == proof)
+    }
+
+    fn learn(&mut self, proof: blake3::Hash) {
+        if self.knows(proof) {
+            return;
+        }
+        if self.proofs.len() == PROOFS_MAX {
+            self.proofs.pop_front();
+        }
+        self.proofs.push_back((proof, Instant::now() + PROOF_LIFE));
+    }
+
+    fn expire(&mut self) {
+        let now = Instant::now();
+        while self.proofs.front().is_some_and(|&(_, until)| until <= now) {
+            self.proofs.pop_front();
+        }
+    }
+
+    fn enter(&mut self, claim: Claim, sessions_max: u64, user: &ActorRef<Message>) -> Entered {
+        match claim {
+            Claim::Known(proof) if !self.knows(proof) => return Entered::Unproven,
+            Claim::Verified(proof) => self.learn(proof),
+            Claim::Known(_) | Claim::Network => {}
+        }
+        if sessions_max > 0 && self.sessions >= sessions_max {
+            return Entered::Full;
+        }
+        self.sessions += 1;
+        Entered::In(Place { user: user.clone() })
+    }
+}
+
+impl Actor for User {
+    type Msg = Message;
+    type State = State;
+    type Arguments = ();
+
+    async fn pre_start(&self, myself: ActorRef<Message>, (): ()) -> Result<State, ActorProcessingErr> {
+        myself.send_after(SWEEP_INTERVAL, || Message::Sweep);
+        Ok(State { sessions: 0, proofs: VecDeque::new() })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Enter { claim, sessions_max, reply } => {
+                // Where nobody waits for it any more, the place is dropped and so freed.
+                if reply.send(state.enter(claim, sessions_max, &myself)).is_err() {
+                    tracing::debug!("a login ended before its answer");
+                }
+            }
+            Message::Leave => state.sessions = state.sessions.saturating_sub(1),
+            Message::Sweep => {
+                state.expire();
+                if state.sessions == 0 && state.proofs.is_empty() {
+                    self.users.forget(self.id, &myself);
+                    myself.stop(None);
+                } else {
+                    myself.send_after(SWEEP_INTERVAL, || Message::Sweep);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, myself: ActorRef<Message>, _: &mut State) -> Result<(), ActorProcessingErr> {
+        self.users.forget(self.id, &myself);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    const USER: UserId = UserId(7);
+
+    fn proof(text: &str) -> blake3::Hash {
+        blake3::hash(text.as_bytes())
+    }
+
+    async fn place(users: &Users, claim: Claim, sessions_max: u64) -> Option<Place> {
+        match users.enter(USER, claim, sessions_max).await.unwrap() {
+            Entered::In(place) => Some(place),
+            Entered::Unproven | Entered::Full => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn sessions_are_counted_and_places_come_back() {
+        let users = Users::default();
+        let first = place(&users, Claim::Network, 2).await.unwrap();
+        let second = place(&users, Claim::Network, 2).await.unwrap();
+        assert!(matches!(users.enter(USER, Claim::Network, 2).await, Some(Entered::Full)));
+        assert!(place(&users, Claim::Network, 0).await.is_some(), "0 is no limit");
+        drop((first, second));
+        // Leave and Enter come through the same mailbox, in order.
+        assert!(place(&users, Claim::Network, 1).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_verified_password_is_known_for_a_while() {
+        let users = Users::default();
+        assert!(matches!(users.enter(USER, Claim::Known(proof("a")), 0).await, Some(Entered::Unproven)));
+        let held = place(&users, Claim::Verified(proof("a")), 0).await.unwrap();
+        assert!(place(&users, Claim::Known(proof("a")), 0).await.is_some());
+        assert!(place(&users, Claim::Known(proof("b")), 0).await.is_none());
+        tokio::time::sleep(PROOF_LIFE).await;
+        assert!(place(&users, Claim::Known(proof("a")), 0).await.is_none());
+        drop(held);
+    }
+
+    #[tokio::test]
+    async fn the_oldest_of_many_passwords_is_forgotten() {
+        let users = Users::default();
+        for number in 0..=PROOFS_MAX {
+            place(&users, Claim::Verified(proof(&number.to_string())), 0).await.unwrap();
+        }
+        assert!(place(&users, Claim::Known(proof("0")), 0).await.is_none());
+        assert!(place(&users, Claim::Known(proof("1")), 0).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_actor_stops_and_a_busy_one_stays() {
+        let users = Users::default();
+        let held = place(&users, Claim::Network, 0).await.unwrap();
+        tokio::time::sleep(SWEEP_INTERVAL * 3).await;
+        assert_eq!(users.active.lock().unwrap().len(), 1);
+        drop(held);
+        tokio::time::sleep(SWEEP_INTERVAL * 2).await;
+        assert!(users.active.lock().unwrap().is_empty());
+        assert!(place(&users, Claim::Network, 1).await.is_some(), "a new actor takes over");
+    }
+}
