@@ -63,9 +63,9 @@ impl Held {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const PATIENCE: Duration = Duration::from_millis(50);
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn messages_wait_for_each_other() {
         let budget = Budget::new(10 * 1024);
         let (mut first, mut second) = (budget.hold_nothing(), budget.hold_nothing());

@@ -93,9 +93,9 @@ mod tests {
 
     #[test]
     fn a_source_is_an_address_or_a_64() {
-        let source = |text: &str| super::source(text.parse().unwrap()).to_string();
-        assert_eq!(source("192.0.2.1"), "192.0.2.1");
-        assert_eq!(source("::ffff:192.0.2.1"), "192.0.2.1");
-        assert_eq!(source("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        let network = |text: &str| source(text.parse().unwrap()).to_string();
+        assert_eq!(network("192.0.2.1"), "192.0.2.1");
+        assert_eq!(network("::ffff:192.0.2.1"), "192.0.2.1");
+        assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
     }
 }
