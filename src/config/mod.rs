@@ -1,18 +1,23 @@
 //! The node's configuration: types here, one loader in `load`. Settings that all nodes share are not
 //! here but in the replicated state.
 
+mod document;
 pub mod load;
+mod schema;
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, load};
+pub(crate) use schema::is_host_port;
 
 /// One node's file, `outgate.toml`. Every key has a default; `config/outgate.toml` shows them all.
-#[derive(Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub node: NodeConfig,
@@ -28,7 +33,7 @@ pub struct Config {
     pub log: LogConfig,
 }
 
-#[derive(Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeConfig {
     pub data_dir: PathBuf,
@@ -38,7 +43,7 @@ pub struct NodeConfig {
     pub control_socket: PathBuf,
 }
 
-#[derive(Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerConfig {
     pub address: SocketAddr,
@@ -51,7 +56,7 @@ pub struct ListenerConfig {
     pub proxy_networks: Vec<IpNet>,
 }
 
-#[derive(Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum ListenerMode {
     /// Port 587: STARTTLS.
@@ -60,7 +65,7 @@ pub enum ListenerMode {
     Submissions,
 }
 
-#[derive(Deserialize, Clone, Debug, PartialEq, Default)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsConfig {
     /// PEM chain and key; a self-signed certificate is made in the data directory where both are absent.
@@ -68,7 +73,7 @@ pub struct TlsConfig {
     pub key: Option<PathBuf>,
 }
 
-#[derive(Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct SmtpConfig {
     pub connections_max: usize,
@@ -93,7 +98,7 @@ pub struct SmtpConfig {
     pub trusted_networks: Vec<IpNet>,
 }
 
-#[derive(Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct SpoolConfig {
     /// Free disk below which mail is answered with 452.
@@ -101,7 +106,7 @@ pub struct SpoolConfig {
     pub segment_max_bytes: u64,
 }
 
-#[derive(Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeliveryConfig {
     /// `host:port` that takes all mail whose domain has no route of its own; MX look-up where empty.
@@ -125,7 +130,7 @@ pub struct DeliveryConfig {
 }
 
 /// First every `interval_s` for `interval_for_s`, then `factor` times longer up to `step_max_s` of age, then every `later_interval_s`.
-#[derive(Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
     pub interval_s: u64,
@@ -137,7 +142,7 @@ pub struct RetryConfig {
     pub delay_notice_s: u64,
 }
 
-#[derive(Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct DnsConfig {
     /// `address:port`; the system's resolvers where empty.
@@ -145,26 +150,26 @@ pub struct DnsConfig {
     pub timeout_s: u64,
 }
 
-#[derive(Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuarantineConfig {
     pub keep_days: u64,
 }
 
-#[derive(Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct MaillogConfig {
     pub keep_days: u64,
 }
 
-#[derive(Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
     /// Serves `/healthz`, `/readyz` and `/metrics`.
     pub address: SocketAddr,
 }
 
-#[derive(Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     pub format: LogFormat,
@@ -172,7 +177,7 @@ pub struct LogConfig {
     pub level: String,
 }
 
-#[derive(Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     Text,
@@ -206,9 +211,43 @@ impl Default for Config {
     }
 }
 
+impl NodeConfig {
+    /// Where the replicated state lives.
+    pub fn cluster_dir(&self) -> PathBuf {
+        self.data_dir.join("cluster")
+    }
+
+    /// [`NodeConfig::control_socket`], or its default.
+    pub fn control_socket_path(&self) -> PathBuf {
+        if self.control_socket.as_os_str().is_empty() {
+            self.data_dir.join("control.sock")
+        } else {
+            self.control_socket.clone()
+        }
+    }
+}
+
 impl Default for NodeConfig {
     fn default() -> Self {
         Self { data_dir: PathBuf::from("/var/lib/outgate"), hostname: String::new(), control_socket: PathBuf::new() }
+    }
+}
+
+impl NodeConfig {
+    /// The configured host name, or the machine's own.
+    pub fn effective_hostname(&self) -> String {
+        if !self.hostname.is_empty() {
+            return self.hostname.clone();
+        }
+        rustix::system::uname().nodename().to_string_lossy().into_owned()
+    }
+
+    /// Where the command line reaches this node.
+    pub fn effective_control_socket(&self) -> PathBuf {
+        if self.control_socket.as_os_str().is_empty() {
+            return self.data_dir.join("control.sock");
+        }
+        self.control_socket.clone()
     }
 }
 

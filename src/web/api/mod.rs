@@ -1,0 +1,118 @@
+//! The REST API: one file a resource. JSON in, JSON out; an error is `{"error":"…"}` with 400 (wrong input),
+//! 404, 409 (the state forbids it) or 503 (no decision now).
+
+mod blocks;
+mod cluster;
+mod dkim;
+mod domains;
+mod error;
+mod identities;
+mod import;
+mod limits;
+mod locks;
+mod log;
+mod quarantine;
+mod queue;
+mod settings;
+mod users;
+mod why;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use outgate_cluster::{Actor, Applied, Command, DomainName, Login, Outcome, Timestamp};
+use serde::de::DeserializeOwned;
+
+use super::{Parts, now_ms};
+use crate::mail::{Message, MessageId};
+use crate::maillog::{Event, Record, Status};
+
+pub(super) use error::ApiError;
+
+type Answer<T> = Result<T, ApiError>;
+
+/// Octets of a request, an import apart.
+const BODY_MAX: usize = 1 << 20;
+/// Entries of one answer; a client asks for the next page with `after`.
+const PAGE_MAX: usize = 1_000;
+
+pub(super) fn router(parts: Parts) -> Router {
+    let resources = Router::new()
+        .merge(cluster::routes())
+        .merge(domains::routes())
+        .merge(users::routes())
+        .merge(locks::routes())
+        .merge(limits::routes())
+        .merge(identities::routes())
+        .merge(settings::routes())
+        .merge(queue::routes())
+        .merge(quarantine::routes())
+        .merge(log::routes())
+        .merge(dkim::routes())
+        .merge(blocks::routes())
+        .merge(why::routes())
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .merge(import::routes());
+    Router::new().nest("/api/v1", resources).fallback(no_such_resource).with_state(parts)
+}
+
+async fn no_such_resource(uri: Uri) -> ApiError {
+    ApiError::not_found(format!("{} is no resource of this API", uri.path()))
+}
+
+/// Who changes things through the control socket, for history and log.
+fn actor() -> Actor {
+    Actor("cli".to_owned())
+}
+
+/// Proposes a command; a refusal of the state is the error.
+async fn propose(parts: &Parts, command: Command) -> Answer<Applied<Outcome>> {
+    let applied = parts.cluster.propose(command).await?;
+    if let Outcome::Refused(refusal) = applied.outcome {
+        return Err(refusal.into());
+    }
+    Ok(applied)
+}
+
+/// A JSON body, read here so that its faults are told like all others.
+fn body<T: DeserializeOwned>(bytes: &[u8]) -> Answer<T> {
+    let bytes = if bytes.is_empty() { b"{}" } else { bytes };
+    serde_json::from_slice(bytes).map_err(|error| ApiError::wrong(format!("the request's JSON does not fit: {error}")))
+}
+
+fn parse_login(text: &str) -> Answer<Login> {
+    let text = text.strip_prefix('@').unwrap_or(text);
+    text.parse().map_err(ApiError::wrong)
+}
+
+fn parse_domain(text: &str) -> Answer<DomainName> {
+    text.parse().map_err(ApiError::wrong)
+}
+
+fn parse_id(text: &str) -> Answer<MessageId> {
+    text.parse().map_err(ApiError::wrong)
+}
+
+/// The log's clock as RFC 3339 in UTC.
+fn time(at: Timestamp) -> String {
+    time_ms(at.0)
+}
+
+fn time_ms(at_ms: u64) -> String {
+    let at = i64::try_from(at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.map_or_else(|| "never".to_owned(), |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// The raw message as a download.
+fn download(id: MessageId, message: &Message) -> Response {
+    let name = format!("attachment; filename=\"{id}.eml\"");
+    let headers = [(header::CONTENT_TYPE, "message/rfc822".to_owned()), (header::CONTENT_DISPOSITION, name)];
+    (StatusCode::OK, headers, message.bytes().clone()).into_response()
+}
+
+/// Notes what an admin did with a message.
+fn note(parts: &Parts, id: MessageId, status: Status, detail: &str) {
+    let event = Event::Change { status, by: actor().0, detail: detail.to_owned() };
+    parts.maillog.record(Record { at_ms: now_ms(), id, event });
+}

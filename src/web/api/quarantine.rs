@@ -1,0 +1,102 @@
+//! `/quarantine`: messages that are held.
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Answer, ApiError, PAGE_MAX, Parts, download, note, now_ms, parse_id, time_ms};
+use crate::maillog::Status;
+use crate::quarantine::Held;
+use crate::queue::NewMessage;
+
+const DAY_MS: u64 = 86_400_000;
+
+pub(super) fn routes() -> Router<Parts> {
+    Router::new()
+        .route("/quarantine", get(list))
+        .route("/quarantine/{id}", get(show).delete(remove))
+        .route("/quarantine/{id}/message", get(message))
+        .route("/quarantine/{id}/release", post(release))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Filter {
+    domain: Option<String>,
+    user: Option<String>,
+    count: Option<usize>,
+}
+
+async fn list(State(parts): State<Parts>, Query(filter): Query<Filter>) -> Answer<Json<Value>> {
+    let count = filter.count.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
+    let held = parts.quarantine.list(filter.domain.as_deref(), filter.user.as_deref(), count).await?;
+    Ok(Json(held.iter().map(render).collect()))
+}
+
+/// What is known of the message, with its header section.
+async fn show(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<Json<Value>> {
+    let (held, message) = parts.quarantine.show(parse_id(&id)?).await?;
+    let mut value = render(&held);
+    value["headers"] = Value::String(String::from_utf8_lossy(message.header_section()).into_owned());
+    Ok(Json(value))
+}
+
+async fn message(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<Response> {
+    let id = parse_id(&id)?;
+    let (_, message) = parts.quarantine.show(id).await?;
+    Ok(download(id, &message))
+}
+
+async fn remove(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<StatusCode> {
+    let id = parse_id(&id)?;
+    parts.quarantine.remove(id).await?;
+    note(&parts, id, Status::Removed, "removed from quarantine");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Delivers the held message as it is on disk: what was not stamped and signed when it was held leaves
+/// without stamp and signature. It is not counted against any limit. A crash between the two steps leaves the
+/// copy in quarantine, never nothing.
+async fn release(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<StatusCode> {
+    let id = parse_id(&id)?;
+    let (held, message) = parts.quarantine.show(id).await?;
+    if parts.queue.show(id).await.is_ok() {
+        return Err(ApiError::conflict(format!("message {id} is in the delivery queue already")));
+    }
+    let released = NewMessage {
+        id,
+        envelope: held.envelope,
+        message,
+        login: Some(held.user),
+        domain: held.domain,
+        expires_ms: now_ms().saturating_add(held.max_days_to_retry.saturating_mul(DAY_MS)),
+        admission: None,
+    };
+    let stored = parts.queue.store(released).await?;
+    parts.queue.deliver(stored);
+    parts.quarantine.remove(id).await?;
+    note(&parts, id, Status::Released, "released from quarantine");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) fn render(held: &Held) -> Value {
+    let recipients = held.envelope.recipients.iter();
+    json!({
+        "id": held.id,
+        "held": time_ms(held.held_ms),
+        "domain": held.domain,
+        "user": held.user,
+        "identity": held.identity,
+        "class": held.class,
+        "score": held.score,
+        "evidence": held.evidence,
+        "sender": held.envelope.reverse_path.to_string(),
+        "recipients": recipients.map(|recipient| recipient.address.as_str()).collect::<Vec<_>>(),
+        "subject": held.subject,
+        "size": held.size,
+    })
+}
