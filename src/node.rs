@@ -1,11 +1,37 @@
 //! A node: puts the parts together in order, and takes them down in reverse.
+//!
+//! Order matters twice. At the start the stores are opened and what a crash left undecided is decided
+//! before the first listener is bound. At the end the listeners close first, so that no message is taken
+//! that the stores could no longer keep.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use outgate_cluster::{AdmissionId, AdmissionVerdict, Cluster, Command, DomainName, OpenOptions};
+use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::dns::Dns;
+use crate::listener::Listeners;
+use crate::maillog::{Event, Maillog, Record, Status};
+use crate::metrics::Metrics;
+use crate::quarantine::Quarantine;
+use crate::queue::{AdmissionTag, Queue, QueueParts, Route, Undecided};
 use crate::submission::Line;
+use crate::tls::{ServerTls, TlsError};
+use crate::user::Directory;
+use crate::web;
+
+/// How long a decision may take before the client hears 451.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How soon a lost quorum closes the listeners, and a regained one opens them.
+const READINESS_INTERVAL: Duration = Duration::from_millis(200);
+/// How often what is too old leaves quarantine.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// A running node.
 pub struct Node {
@@ -13,20 +39,165 @@ pub struct Node {
     pub submission: Vec<SocketAddr>,
     pub http: SocketAddr,
     pub control_socket: PathBuf,
+    listeners: Arc<Listeners>,
+    servers: web::Servers,
+    tls: ServerTls,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Node {
     /// Opens the stores, recovers what a crash left, and begins to accept mail.
-    pub async fn start(_config: Config) -> anyhow::Result<Self> {
-        todo!()
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
+        let hostname = config.node.effective_hostname();
+        let tls = ServerTls::load(&config.tls, &config.node.data_dir, &hostname)?;
+        let cluster = open_cluster(&config).await?;
+        let line = Arc::new(open_line(&config, hostname, cluster).await?);
+        let listeners = Listeners::start(&config.listener, line.clone(), tls.clone()).await?;
+        let listeners = Arc::new(listeners);
+        let listening = Arc::new(AtomicBool::new(true));
+        let servers = web::Servers::start(web_parts(&line, &listeners, &listening)).await?;
+        line.queue.start();
+        let tasks = vec![
+            tokio::spawn(follow_quorum(line.cluster.clone(), listeners.clone(), listening)),
+            tokio::spawn(expire_quarantine(line.quarantine.clone(), line.maillog.clone())),
+        ];
+        tracing::info!(submission = ?listeners.addresses(), http = %servers.http, "accepting mail");
+        Ok(Self {
+            submission: listeners.addresses(),
+            http: servers.http,
+            control_socket: servers.control_socket.clone(),
+            line,
+            listeners,
+            servers,
+            tls,
+            tasks,
+        })
     }
 
     /// Reads the certificate files again; on an error the old certificate stays.
-    pub fn reload_tls(&self) -> Result<(), crate::tls::TlsError> {
-        todo!()
+    pub fn reload_tls(&self) -> Result<(), TlsError> {
+        self.tls.reload()
     }
 
+    /// Finishes open transactions, writes everything down and stops.
     pub async fn shutdown(self) {
-        todo!()
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.listeners.shutdown().await;
+        self.servers.shutdown().await;
+        self.line.queue.shutdown().await;
+        self.line.maillog.shutdown().await;
+        self.line.cluster.shutdown().await;
+        tracing::info!("stopped");
     }
+}
+
+async fn open_cluster(config: &Config) -> anyhow::Result<Cluster> {
+    let directory = config.node.data_dir.join("cluster");
+    Ok(Cluster::open(OpenOptions { directory, propose_timeout: PROPOSE_TIMEOUT }).await?)
+}
+
+async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> anyhow::Result<Line> {
+    let data = &config.node.data_dir;
+    let metrics = Arc::new(Metrics::default());
+    let dns = Dns::new(&config.dns)?;
+    let maillog = Maillog::open(&data.join("maillog"), config.maillog.keep_days).context("the mail log")?;
+    let quarantine = Quarantine::open(&data.join("quarantine"), config.quarantine.keep_days)?;
+    let settle = cluster.clone();
+    let routes = cluster.clone();
+    let parts = QueueParts {
+        config: config.clone(),
+        dns: dns.clone(),
+        maillog: maillog.clone(),
+        metrics: metrics.clone(),
+        on_settled: Arc::new(move |tag| settle.settle(admission_id(tag))),
+        find_route: Arc::new(move |domain| domain_route(&routes, domain)),
+    };
+    let (queue, undecided) = Queue::open(&data.join("queue"), parts).await?;
+    decide(&cluster, &queue, undecided).await;
+    let directory = Directory::new(config.clone(), cluster.clone(), metrics.clone());
+    Ok(Line { config: config.clone(), hostname, cluster, directory, dns, queue, quarantine, maillog, metrics })
+}
+
+/// Asks the replicated state what became of the messages that a crash caught between store and note.
+/// Afterwards nobody will ask for an admission of an earlier life again.
+async fn decide(cluster: &Cluster, queue: &Queue, undecided: Vec<Undecided>) {
+    for message in undecided {
+        let admission = cluster.read(|state| state.admission(admission_id(message.admission)));
+        let accepted = admission.is_some_and(|admission| admission.verdict == AdmissionVerdict::Accepted);
+        tracing::info!(id = %message.id, accepted, "decided a message that a crash had left open");
+        queue.decide(message, accepted).await;
+    }
+    if let Some(epoch) = cluster.epoch().checked_sub(1)
+        && let Err(error) = cluster.propose(Command::Settle { node: cluster.node_id(), epoch }).await
+    {
+        tracing::warn!(%error, "earlier admissions stay in memory until the next start");
+    }
+}
+
+fn admission_id(tag: AdmissionTag) -> AdmissionId {
+    AdmissionId { node: tag.node, epoch: tag.epoch, sequence: tag.sequence }
+}
+
+/// The route that a domain has in the replicated state; the form was checked when it was set.
+fn domain_route(cluster: &Cluster, domain: &str) -> Option<Route> {
+    let view = cluster.read(|state| state.domain(&DomainName::new(domain).ok()?))?;
+    let auth = view.route_auth.as_deref().and_then(|text| text.split_once(':'));
+    Route::parse(&view.route?, auth.map(|(user, password)| (user.to_owned(), password.to_owned())))
+}
+
+fn web_parts(line: &Line, listeners: &Listeners, listening: &Arc<AtomicBool>) -> web::Parts {
+    let modes = line.config.listener.iter().map(|listener| listener.mode);
+    web::Parts {
+        hostname: line.hostname.clone(),
+        listeners: modes.zip(listeners.addresses()).collect(),
+        http: line.config.http.address,
+        control_socket: line.config.node.effective_control_socket(),
+        cluster: line.cluster.clone(),
+        queue: line.queue.clone(),
+        quarantine: line.quarantine.clone(),
+        maillog: line.maillog.clone(),
+        metrics: line.metrics.clone(),
+        listening: listening.clone(),
+    }
+}
+
+/// A node that cannot decide refuses TCP, so that clients take the next address of the name at once.
+async fn follow_quorum(cluster: Cluster, listeners: Arc<Listeners>, listening: Arc<AtomicBool>) {
+    loop {
+        tokio::time::sleep(READINESS_INTERVAL).await;
+        let ready = cluster.is_ready();
+        if listening.swap(ready, Ordering::Relaxed) == ready {
+            continue;
+        }
+        tracing::warn!(ready, "the quorum {}", if ready { "is back" } else { "is lost: refusing mail" });
+        if ready {
+            listeners.open();
+        } else {
+            listeners.close();
+        }
+    }
+}
+
+async fn expire_quarantine(quarantine: Quarantine, maillog: Maillog) {
+    loop {
+        let now = now_ms();
+        match quarantine.expire(now).await {
+            Ok(ids) => ids.into_iter().for_each(|id| maillog.record(expired(id, now))),
+            Err(error) => tracing::error!(%error, "cannot expire the quarantine"),
+        }
+        tokio::time::sleep(EXPIRY_INTERVAL).await;
+    }
+}
+
+fn expired(id: crate::mail::MessageId, at_ms: u64) -> Record {
+    let event = Event::Change { status: Status::Expired, by: "outgate".to_owned(), detail: "left quarantine".to_owned() };
+    Record { at_ms, id, event }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

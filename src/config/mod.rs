@@ -233,6 +233,24 @@ impl Default for NodeConfig {
     }
 }
 
+impl NodeConfig {
+    /// The configured host name, or the machine's own.
+    pub fn effective_hostname(&self) -> String {
+        if !self.hostname.is_empty() {
+            return self.hostname.clone();
+        }
+        rustix::system::uname().nodename().to_string_lossy().into_owned()
+    }
+
+    /// Where the command line reaches this node.
+    pub fn effective_control_socket(&self) -> PathBuf {
+        if self.control_socket.as_os_str().is_empty() {
+            return self.data_dir.join("control.sock");
+        }
+        self.control_socket.clone()
+    }
+}
+
 impl Default for SmtpConfig {
     fn default() -> Self {
         Self {

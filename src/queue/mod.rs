@@ -67,6 +67,18 @@ pub struct Route {
     pub auth: Option<(String, String)>,
 }
 
+impl Route {
+    /// Reads `host[:port]`, `[v6]:port`; port 25 where none is given. `None` where the text is neither.
+    pub fn parse(text: &str, auth: Option<(String, String)>) -> Option<Self> {
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port.parse().ok()?),
+            Some(_) | None => (text, 25),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        (!host.is_empty()).then(|| Self { host: host.to_owned(), port, auth })
+    }
+}
+
 /// What the queue needs from the rest of the node.
 pub struct QueueParts {
     pub config: Arc<Config>,

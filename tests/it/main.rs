@@ -1,1 +1,19 @@
+//! Everything that is tested from outside: real processes, real sockets, real peers.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that fails says so by a panic"
+)]
 
+mod delivery;
+mod identity;
+mod limits;
+mod locks;
+mod operator;
+mod peers;
+mod protocol;
+mod recovery;
+mod support;
+mod tidy;

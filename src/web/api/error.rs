@@ -60,13 +60,13 @@ impl From<Refusal> for ApiError {
             | Refusal::UserExists(_)
             | Refusal::NetworkTaken(..)
             | Refusal::ImportRefused(..) => Self::conflict(refusal),
+            Refusal::TooManyImports(_) => Self::unavailable(refusal),
             Refusal::OwnerMissing
             | Refusal::PasswordMissing
             | Refusal::OwnerDiffers(..)
             | Refusal::BadSetting(_)
             | Refusal::ImportTooLarge(_)
             | Refusal::NestedBatch => Self::wrong(refusal),
-            Refusal::TooManyImports(_) => Self::unavailable(refusal),
         }
     }
 }

@@ -1,0 +1,96 @@
+//! What a start finds: the index, then the segments behind its position.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::Path;
+
+use super::index::{Index, Position};
+use super::ledger::Ledger;
+use super::record::{self, Kind};
+use super::segment::{self, FILE_HEADER_LENGTH, Location};
+use crate::mail::MessageId;
+
+pub(super) struct Recovered {
+    pub(super) ledger: Ledger,
+    pub(super) index: Index,
+    pub(super) committed: Option<Position>,
+    pub(super) next_segment: u64,
+}
+
+/// Reads everything under `directory`. Blocks.
+pub(super) fn recover(directory: &Path) -> io::Result<Recovered> {
+    let index_path = directory.join("index");
+    let (mut index, mut loaded) = Index::open(&index_path)?;
+    let segments = segment::list(directory)?;
+    if let Some(found) = &loaded
+        && !fits(directory, found.position)
+    {
+        tracing::warn!(path = %index_path.display(), "the queue's index does not fit its segments and is made anew");
+        drop(index);
+        index = Index::rebuild(&index_path)?;
+        loaded = None;
+    }
+    let committed = loaded.as_ref().map(|found| found.position);
+    let mut ledger = Ledger::default();
+    for (id, live) in loaded.into_iter().flat_map(|found| found.messages) {
+        ledger.insert(id, live);
+    }
+    for &number in &segments {
+        read_segment(directory, number, committed, &mut ledger)?;
+    }
+    drop_lost(&segments, &mut ledger);
+    let last = segments.last().copied().max(committed.map(|position| position.segment));
+    Ok(Recovered { ledger, index, committed, next_segment: last.map_or(1, |last| last + 1) })
+}
+
+/// The position's segment is there and as long as the index believes.
+fn fits(directory: &Path, position: Position) -> bool {
+    std::fs::metadata(segment::path(directory, position.segment)).is_ok_and(|file| file.len() >= position.offset)
+}
+
+fn read_segment(directory: &Path, number: u64, committed: Option<Position>, ledger: &mut Ledger) -> io::Result<()> {
+    let path = segment::path(directory, number);
+    ledger.set_size(number, std::fs::metadata(&path)?.len());
+    let from = match committed {
+        Some(position) if position.segment > number => return Ok(()),
+        Some(position) if position.segment == number => usize::try_from(position.offset).map_err(io::Error::other)?,
+        Some(_) | None => FILE_HEADER_LENGTH,
+    };
+    let bytes = segment::read(directory, number)?;
+    let Some(salt) = segment::salt(&bytes) else {
+        tracing::error!(path = %path.display(), "a spool segment has no readable header and is passed over");
+        return Ok(());
+    };
+    let scan = record::scan(&bytes, from, salt, |offset, record| note(ledger, number, offset, &record));
+    for range in &scan.damaged {
+        tracing::error!(path = %path.display(), from = range.start, to = range.end, "damaged records are lost");
+    }
+    if scan.end < bytes.len() {
+        tracing::warn!(path = %path.display(), bytes = bytes.len() - scan.end, "a torn end is cut off");
+        let file = OpenOptions::new().write(true).open(&path)?;
+        file.set_len(scan.end as u64)?;
+        file.sync_data()?;
+        ledger.set_size(number, scan.end as u64);
+    }
+    Ok(())
+}
+
+fn note(ledger: &mut Ledger, segment: u64, offset: usize, record: &record::Record<'_>) {
+    let record::Header { kind, id, meta_length, body_length, .. } = record.header;
+    let location = Location { segment, offset: offset as u64, meta_length, body_length };
+    ledger.apply(kind, id, location, record.meta);
+    debug_assert!(record.body.is_empty() || matches!(kind, Kind::Held | Kind::Message));
+}
+
+/// Messages whose segment is gone: somebody took files away.
+fn drop_lost(segments: &[u64], ledger: &mut Ledger) {
+    let lost: Vec<MessageId> = ledger
+        .messages()
+        .filter(|(_, live)| segments.binary_search(&live.location.segment).is_err())
+        .map(|(id, _)| id)
+        .collect();
+    for id in lost {
+        tracing::error!(%id, "the segment of a queued message is gone: the message is lost");
+        ledger.remove(id);
+    }
+}

@@ -1,0 +1,138 @@
+//! Limits as a client meets them.
+
+use crate::support::client::{GTUBE, letter};
+use crate::support::node::TestNode;
+use crate::support::sink::Sink;
+
+const ALICE: &str = "alice@demo.test";
+
+#[test]
+fn exactly_the_limit_gets_through_over_many_sessions() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    node.ok(&["user", "set", ALICE, "limit_per_minute=5"]);
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let sessions: Vec<_> = (0..4)
+            .map(|session| {
+                let mut client = node.login(ALICE);
+                scope.spawn(move || {
+                    (0..5)
+                        .map(|n| {
+                            client.mail(
+                                ALICE,
+                                "bob@example.net",
+                                &letter(ALICE, "bob@example.net", &format!("{session}/{n}"), "hello"),
+                            )
+                        })
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        sessions.into_iter().flat_map(|session| session.join().unwrap()).collect()
+    });
+    assert_eq!(answers.iter().filter(|answer| answer.code == 250).count(), 5, "{answers:?}");
+    for refused in answers.iter().filter(|answer| answer.code != 250) {
+        assert!(
+            refused.text.starts_with("451 4.7.1 limit of 5 messages per minute reached, retry after "),
+            "{refused:?}"
+        );
+    }
+    sink.wait(5);
+    let user = node.json(&["user", "show", ALICE]);
+    assert_eq!(user["windows"][0]["used"], 5);
+    assert_eq!(user["settings"]["limit_per_minute"], serde_json::json!({"value": 5, "from": "user"}));
+}
+
+#[test]
+fn a_known_limit_is_told_at_mail_and_costs_nothing() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    node.ok(&["user", "set", ALICE, "limit_per_hour=1"]);
+    let mut client = node.login(ALICE);
+    assert_eq!(client.mail(ALICE, "bob@example.net", &letter(ALICE, "bob@example.net", "1", "hello")).code, 250);
+    let refused = client.say("MAIL FROM:<alice@demo.test>");
+    assert!(refused.text.starts_with("451 4.7.1 limit of 1 messages per hour"), "{refused:?}");
+    node.ok(&["user", "set", ALICE, "limit_per_hour=2"]);
+    assert_eq!(client.mail(ALICE, "bob@example.net", &letter(ALICE, "bob@example.net", "2", "hello")).code, 250);
+}
+
+#[test]
+fn a_message_counts_once_or_per_recipient() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    node.ok(&["user", "set", ALICE, "limit_per_day=4"]);
+    let mut client = node.login(ALICE);
+    let mut three = |expected: u16| {
+        client.say("MAIL FROM:<alice@demo.test>");
+        for n in 0..3 {
+            client.say(&format!("RCPT TO:<r{n}@example.net>"));
+        }
+        client.say("DATA");
+        client.send(format!("{}.\r\n", letter(ALICE, "r0@example.net", "three", "hello")).as_bytes());
+        assert_eq!(client.answer().code, expected);
+    };
+    three(250);
+    node.ok(&["user", "set", ALICE, "limit_unit=recipients"]);
+    let used = |node: &TestNode| node.json(&["limits", "show", ALICE]);
+    assert!(used(&node).to_string().contains("recipients"), "{}", used(&node));
+    three(250);
+    three(451);
+}
+
+#[test]
+fn different_recipients_are_limited_and_known_ones_still_pass() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    node.ok(&["user", "set", ALICE, "max_recipients_per_day=2"]);
+    let mut client = node.login(ALICE);
+    for to in ["a@example.net", "b@example.net"] {
+        assert_eq!(client.mail(ALICE, to, &letter(ALICE, to, "x", "hello")).code, 250);
+    }
+    let refused = client.mail(ALICE, "c@example.net", &letter(ALICE, "c@example.net", "x", "hello"));
+    assert!(refused.text.starts_with("450 4.7.1"), "{refused:?}");
+    assert_eq!(client.mail(ALICE, "a@example.net", &letter(ALICE, "a@example.net", "x", "hello")).code, 250);
+}
+
+#[test]
+fn too_large_is_refused_when_declared_and_when_real() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    node.ok(&["user", "set", ALICE, "max_message_size=5000"]);
+    let mut client = node.login(ALICE);
+    assert_eq!(client.say("MAIL FROM:<alice@demo.test> SIZE=5001").code, 552);
+    let big =
+        client.mail(ALICE, "bob@example.net", &letter(ALICE, "bob@example.net", "big", &"0123456789\r\n".repeat(1000)));
+    assert!(big.text.starts_with("552 5.3.4"), "{big:?}");
+    assert_eq!(client.say("DATA").code, 503);
+    assert_eq!(client.mail(ALICE, "bob@example.net", &letter(ALICE, "bob@example.net", "small", "hello")).code, 250);
+}
+
+#[test]
+fn spam_is_refused_held_and_charged_to_no_window() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    let mut client = node.login(ALICE);
+    let refused = client.mail(ALICE, "bob@example.net", &letter(ALICE, "bob@example.net", "win", GTUBE));
+    assert!(refused.text.starts_with("550 5.7.1"), "{refused:?}");
+    assert_eq!(node.json(&["user", "show", ALICE])["windows"][0]["used"], 0);
+    let held = node.json(&["quarantine", "list"]);
+    let id = held[0]["id"].as_str().unwrap().to_owned();
+    assert!(refused.text.contains(&id), "{refused:?} names {id}");
+    node.ok(&["quarantine", "release", &id]);
+    let released = sink.wait(1);
+    assert!(released[0].text().contains(GTUBE));
+    assert_eq!(node.json(&["quarantine", "list"]), serde_json::json!([]));
+}
+
+#[test]
+fn accepted_quarantine_answers_250_and_delivers_nothing() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    node.ok(&["user", "set", ALICE, "quarantine_response=accepted"]);
+    let mut client = node.login(ALICE);
+    assert_eq!(client.mail(ALICE, "bob@example.net", &letter(ALICE, "bob@example.net", "win", GTUBE)).code, 250);
+    assert_eq!(client.mail(ALICE, "bob@example.net", &letter(ALICE, "bob@example.net", "ham", "hello")).code, 250);
+    let delivered = sink.wait(1);
+    assert_eq!(delivered[0].header("Subject").as_deref(), Some("ham"));
+    assert_eq!(node.json(&["quarantine", "list"]).as_array().unwrap().len(), 1);
+}

@@ -1,0 +1,182 @@
+//! The command line: what it does, what it answers to wrong input, what it leaves untouched.
+
+use std::fs;
+use std::process::Output;
+
+use crate::support::client::{Client, letter};
+use crate::support::node::{PASSWORD, TestNode, outgate};
+use crate::support::sink::Sink;
+
+const ALICE: &str = "alice@demo.test";
+
+/// Exit code 2 and one line that names each of `parts`.
+fn assert_wrong_input(output: &Output, parts: &[&str]) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "`{part}` in {text}");
+    }
+    assert!(!text.contains("panicked") && text.lines().count() <= 4, "{text}");
+}
+
+#[test]
+fn a_faulty_configuration_is_told_whole_and_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |text: &str| {
+        let file = directory.path().join("outgate.toml");
+        fs::write(&file, text).unwrap();
+        outgate(&["run", "--config", file.to_str().unwrap()])
+    };
+    assert_wrong_input(
+        &run("[smtp]\nrecipients_maximum = 5\n"),
+        &["outgate.toml:2", "recipients_maximum", "recipients_max"],
+    );
+    assert_wrong_input(&run("[delivery]\nrelay = \"no port\"\n[dns]\ntimeout_s = 0\n"), &["relay", "timeout_s"]);
+    assert_wrong_input(&run("[node\n"), &["outgate.toml:1"]);
+    assert_wrong_input(
+        &run(&format!("[node]\ndata_dir = \"{}\"\n", directory.path().join("none").display())),
+        &["outgate init"],
+    );
+    assert_wrong_input(&outgate(&["run", "--config", "/nonexistent/outgate.toml"]), &["/nonexistent/outgate.toml"]);
+    assert!(!directory.path().join("none").exists());
+}
+
+#[test]
+fn ports_in_use_bad_certificates_and_used_data_are_one_line() {
+    let node = TestNode::start("");
+    let directory = tempfile::tempdir().unwrap();
+    let run = |data: &std::path::Path, more: &str| {
+        let file = directory.path().join("outgate.toml");
+        fs::write(
+            &file,
+            format!("{more}\n[http]\naddress = \"127.0.0.1:0\"\n[node]\ndata_dir = \"{}\"\n", data.display()),
+        )
+        .unwrap();
+        outgate(&["run", "--config", file.to_str().unwrap()])
+    };
+    let fresh = directory.path().join("data");
+    assert!(outgate(&["init", "--data", fresh.to_str().unwrap()]).status.success());
+    let listener = |address: &str| format!("[[listener]]\naddress = \"{address}\"\nmode = \"submission\"\n");
+    assert_wrong_input(&run(&node.data(), &listener("127.0.0.1:0")), &["in use"]);
+    assert_wrong_input(
+        &run(&fresh, &listener(&node.submission.to_string())),
+        &[&node.submission.to_string(), "in use"],
+    );
+    let pem = directory.path().join("cert.pem");
+    fs::write(&pem, "not a certificate").unwrap();
+    let tls =
+        format!("{}[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n", listener("127.0.0.1:0"), pem.display(), pem.display());
+    assert_wrong_input(&run(&fresh, &tls), &["cert.pem"]);
+    let again = outgate(&["init", "--data", fresh.to_str().unwrap()]);
+    assert_wrong_input(&again, &["already"]);
+}
+
+#[test]
+fn an_import_names_line_column_and_reason_and_takes_all_or_none() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    let import = |text: &str, more: &[&str]| {
+        let file = node.path().join("users.csv");
+        fs::write(&file, text).unwrap();
+        node.cli(&[&["user", "import", file.to_str().unwrap()], more].concat())
+    };
+    let broken = "carol,demo.test,secret one\nnot an address@,demo.test,x\n,demo.test,of the domain\n";
+    assert_wrong_input(&import(broken, &["--strict"]), &["line 2"]);
+    assert_eq!(node.json(&["user", "list"]).as_array().unwrap().len(), 1, "nothing was taken");
+    let good = "\u{feff}user,domain,password\r\n\"carol\",demo.test,\"secret, one\"\r\n,demo.test,of the domain\r\n192.0.2.0/24,demo.test,\r\n";
+    let output = import(good, &["--strict"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Client::login(node.submission, "carol@demo.test", "secret, one");
+    Client::login(node.submission, "demo.test", "of the domain");
+    let exported = node.ok(&["user", "export"]);
+    assert!(exported.contains("192.0.2.0/24,demo.test") && !exported.contains("secret, one"), "{exported}");
+}
+
+#[test]
+fn wrong_values_name_what_fits() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    assert_wrong_input(&node.cli(&["user", "set", ALICE, "lock_timeout=0"]), &["lock_timeout", "1", "10080"]);
+    assert_wrong_input(&node.cli(&["user", "set", ALICE, "limit_per_fortnight=1"]), &["limit_per_fortnight"]);
+    assert_wrong_input(&node.cli(&["user", "set", ALICE, "ip_authentication=false"]), &["ip_authentication"]);
+    assert_wrong_input(&node.cli(&["user", "add", "not a login", "--password", "x"]), &["not a login"]);
+    assert_wrong_input(&node.cli(&["user", "add", "192.0.2.1/24", "--domain", "demo.test"]), &["192.0.2.0/24"]);
+    let unknown = node.cli(&["user", "lock", "nobody@demo.test"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    let nowhere = outgate(&["user", "list", "--socket", "/nonexistent/control.sock"]);
+    assert_eq!(nowhere.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nowhere.stderr).contains("/nonexistent/control.sock"));
+}
+
+#[test]
+fn settings_are_inherited_level_by_level() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    let limit = || node.json(&["user", "show", ALICE])["settings"]["limit_per_minute"].clone();
+    assert_eq!(limit(), serde_json::json!({"value": 60, "from": "cluster"}));
+    node.ok(&["domain", "set", "demo.test", "limit_per_minute=7"]);
+    assert_eq!(limit(), serde_json::json!({"value": 7, "from": "domain"}));
+    node.ok(&["user", "set", ALICE, "limit_per_minute=60"]);
+    assert_eq!(limit(), serde_json::json!({"value": 60, "from": "user"}));
+    node.ok(&["user", "set", ALICE, "limit_per_minute=inherit"]);
+    node.ok(&["domain", "set", "demo.test", "limit_per_minute=inherit"]);
+    node.ok(&["settings", "set", "limit_per_minute=9"]);
+    assert_eq!(limit(), serde_json::json!({"value": 9, "from": "cluster"}));
+}
+
+#[test]
+fn the_log_is_searched_by_user_class_and_text() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    let mut client = node.login(ALICE);
+    client.mail(ALICE, "bob@example.net", &letter(ALICE, "bob@example.net", "quarterly report", "hello"));
+    client.mail(ALICE, "bob@example.net", &letter(ALICE, "bob@example.net", "win", crate::support::client::GTUBE));
+    let count = |arguments: &[&str]| {
+        node.json(&[&["log", "search"], arguments].concat())
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|record| record["event"]["event"] == "submission")
+            .count()
+    };
+    assert_eq!(count(&["--user", ALICE]), 2);
+    assert_eq!(count(&["--class", "spam"]), 1);
+    assert_eq!(count(&["--text", "quarterly"]), 1);
+    assert_eq!(count(&["--text", "nothing like it"]), 0);
+    assert_eq!(count(&["--since", "1h", "--status", "rejected"]), 1);
+}
+
+#[test]
+fn a_certificate_is_exchanged_by_sighup() {
+    let directory = tempfile::tempdir().unwrap();
+    let (certificate, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
+    let write = || {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        fs::write(&certificate, made.cert.pem()).unwrap();
+        fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        made.cert.der().to_vec()
+    };
+    let first = write();
+    let node =
+        TestNode::start(&format!("[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n", certificate.display(), key.display()));
+    let presented = || Client::peer_certificate(node.submissions);
+    assert_eq!(presented(), first);
+    let second = write();
+    node.hang_up();
+    crate::support::wait_for("the new certificate", || (presented() == second).then_some(()));
+    fs::write(&key, "broken").unwrap();
+    node.hang_up();
+    crate::support::wait_for("a complaint", || node.log().contains("key.pem").then_some(()));
+    assert_eq!(presented(), second);
+}
+
+#[test]
+fn passwords_come_by_standard_input_and_never_show() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    for arguments in
+        [&["user", "show", ALICE][..], &["user", "list"], &["user", "export"], &["why", ALICE], &["log", "search"]]
+    {
+        assert!(!node.ok(arguments).contains(PASSWORD));
+    }
+}

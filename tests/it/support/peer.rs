@@ -1,0 +1,30 @@
+//! Programs of other people that the tests talk to.
+
+use std::path::PathBuf;
+
+/// Where a peer is installed; `None`, said aloud, where it is not. With `CI` set that is a failure.
+pub fn find(name: &str) -> Option<PathBuf> {
+    let unpacked = std::env::var_os("OUTGATE_PEERS")
+        .map(PathBuf::from)
+        .into_iter()
+        .flat_map(|root| [root.join("usr/sbin"), root.join("usr/bin")]);
+    let usual = ["/usr/sbin", "/usr/bin", "/usr/local/bin", "/sbin", "/bin"].map(PathBuf::from);
+    let found = unpacked.chain(usual).map(|folder| folder.join(name)).find(|path| path.exists());
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "{name} is not installed");
+        println!("skipped: {name} is not installed");
+    }
+    found
+}
+
+/// Debian's own Python, for which Debian packages the libraries; `None` where one of the modules is missing.
+pub fn python(modules: &[&str]) -> Option<PathBuf> {
+    let python = find("python3")?;
+    let import = format!("import {}", modules.join(", "));
+    let works = std::process::Command::new(&python).args(["-c", &import]).output().unwrap().status.success();
+    if !works {
+        assert!(std::env::var_os("CI").is_none(), "python3 lacks one of {modules:?}");
+        println!("skipped: python3 lacks one of {modules:?}");
+    }
+    works.then_some(python)
+}
