@@ -1,12 +1,37 @@
 //! Look-ups of mail exchangers and addresses, with their negative answers told apart.
+//!
+//! "It does not exist" bounces mail, "nobody answered" keeps it: only an answer of NOERROR without records or NXDOMAIN
+//! counts as the former, everything else is a [`DnsError`]. Names are asked with their root dot, so that no search
+//! domain is appended, and every look-up has an outer time limit.
 
 use std::net::IpAddr;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError as NetDnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
 use crate::config::DnsConfig;
 
+const CACHE_ENTRIES_MAX: u64 = 65_536;
+/// Exchangers of one domain that are looked at; hostile zones list hundreds.
+const EXCHANGERS_MAX: usize = 50;
+/// However long a zone asks us to remember.
+const TTL_MAX: Duration = Duration::from_secs(3600);
+const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(300);
+/// Each of the resolver's own attempts gets this part of the whole time.
+const ATTEMPTS: u32 = 3;
+
 /// A resolver with its cache. Cheap to clone.
 #[derive(Clone)]
-pub struct Dns {}
+pub struct Dns {
+    resolver: TokioResolver,
+    timeout: Duration,
+}
 
 /// Where mail for a domain goes (RFC 5321 section 5.1).
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,6 +44,14 @@ pub enum Exchangers {
     None,
 }
 
+/// A host that takes mail for a domain.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Exchanger {
+    pub preference: u16,
+    /// In lower case, without the root dot.
+    pub host: String,
+}
+
 /// No answer within the time limit, or a server failure: ask again later.
 #[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
 #[error("DNS gave no answer for {name}")]
@@ -27,16 +60,106 @@ pub struct DnsError {
 }
 
 impl Dns {
-    pub fn new(_config: &DnsConfig) -> Result<Self, DnsError> {
-        todo!()
+    pub fn new(config: &DnsConfig) -> Result<Self, DnsError> {
+        let timeout = Duration::from_secs(config.timeout_s);
+        let failed = |_: NetError| DnsError { name: "the configured resolvers".to_owned() };
+        let mut builder = if config.servers.is_empty() {
+            TokioResolver::builder_tokio().map_err(failed)?
+        } else {
+            let servers = config.servers.iter().map(|server| {
+                let mut found = NameServerConfig::udp_and_tcp(server.ip());
+                found.connections.iter_mut().for_each(|connection| connection.port = server.port());
+                found
+            });
+            let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        };
+        set_options(builder.options_mut(), timeout);
+        Ok(Self { resolver: builder.build().map_err(failed)?, timeout })
     }
 
-    pub async fn exchangers(&self, _domain: &str) -> Result<Exchangers, DnsError> {
-        todo!()
+    pub async fn exchangers(&self, domain: &str) -> Result<Exchangers, DnsError> {
+        let Some(found) = self.mail_exchangers(domain).await? else { return Ok(Exchangers::Null) };
+        if !found.is_empty() {
+            return Ok(Exchangers::Hosts(found.into_iter().map(|exchanger| exchanger.host).collect()));
+        }
+        let addresses = self.addresses(domain).await?;
+        Ok(if addresses.is_empty() { Exchangers::None } else { Exchangers::Hosts(vec![domain.to_owned()]) })
+    }
+
+    /// The MX records alone, by preference, equals in random order; `None` = null MX.
+    pub async fn mail_exchangers(&self, domain: &str) -> Result<Option<Vec<Exchanger>>, DnsError> {
+        let Some(answer) = self.lookup(domain, RecordType::MX).await? else { return Ok(Some(Vec::new())) };
+        let mut found: Vec<(u16, u64, String)> = Vec::new();
+        let mut null = false;
+        for record in answer.answers() {
+            let RData::MX(mx) = &record.data else { continue };
+            null |= mx.exchange.is_root();
+            if !mx.exchange.is_root() && found.len() < EXCHANGERS_MAX {
+                let host = mx.exchange.to_ascii().trim_end_matches('.').to_ascii_lowercase();
+                found.push((mx.preference, random(), host));
+            }
+        }
+        if found.is_empty() && null {
+            return Ok(None);
+        }
+        found.sort_unstable();
+        Ok(Some(found.into_iter().map(|(preference, _, host)| Exchanger { preference, host }).collect()))
     }
 
     /// IPv4 before IPv6; empty where the host has none.
-    pub async fn addresses(&self, _host: &str) -> Result<Vec<IpAddr>, DnsError> {
-        todo!()
+    pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
+        if let Ok(address) = host.parse() {
+            return Ok(vec![address]);
+        }
+        let (v4, v6) = tokio::join!(self.lookup(host, RecordType::A), self.lookup(host, RecordType::AAAA));
+        let failure = v4.as_ref().err().or(v6.as_ref().err()).cloned();
+        let mut found = Vec::new();
+        for answer in [v4, v6].into_iter().flatten().flatten() {
+            found.extend(answer.answers().iter().filter_map(|record| record.data.ip_addr()));
+        }
+        match failure {
+            Some(error) if found.is_empty() => Err(error),
+            Some(_) | None => Ok(found),
+        }
     }
+
+    /// `None` = there are no such records, surely.
+    async fn lookup(&self, name: &str, kind: RecordType) -> Result<Option<Lookup>, DnsError> {
+        let failed = || DnsError { name: name.to_owned() };
+        // What no name of DNS can be does not exist.
+        let Ok(absolute) = Name::from_ascii(format!("{}.", name.trim_end_matches('.'))) else { return Ok(None) };
+        let answer = tokio::time::timeout(self.timeout, self.resolver.lookup(absolute, kind)).await;
+        match answer.map_err(|_| failed())? {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if is_surely_absent(&error) => Ok(None),
+            Err(error) => {
+                tracing::debug!(name, ?kind, %error, "DNS look-up failed");
+                Err(failed())
+            }
+        }
+    }
+}
+
+fn set_options(options: &mut ResolverOpts, timeout: Duration) {
+    options.timeout = timeout / ATTEMPTS;
+    options.attempts = 2;
+    options.cache_size = CACHE_ENTRIES_MAX;
+    options.positive_max_ttl = Some(TTL_MAX);
+    options.negative_max_ttl = Some(NEGATIVE_TTL_MAX);
+}
+
+fn is_surely_absent(error: &NetError) -> bool {
+    match error {
+        NetError::Dns(NetDnsError::NoRecordsFound(absent)) => {
+            matches!(absent.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
+        }
+        _ => false,
+    }
+}
+
+/// Orders exchangers of equal preference; needs to be uneven, not secret.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0u8)
 }

@@ -1,1 +1,181 @@
-//! To be written.
+//! Delivery to next hops: one [`Delivery`] actor for each set of hosts, with connections that are kept for the next
+//! message.
+//!
+//! - A [`Job`] is one message and those of its recipients that go to one next hop. It is answered exactly once, with
+//!   one [`Outcome`] for each recipient, whatever happens: a job that is dropped defers its recipients.
+//! - A reply decides only over what it answers. What a hop did not surely take is tried again, what it surely refused
+//!   bounces: deliveries are at-least-once. The one window for a duplicate is a connection cut behind the final dot.
+//! - A connection that was kept may have been closed by the other side: a failure before the body went out is then
+//!   no failure, the message goes over a fresh connection.
+//! - A message with octets above 127 goes as it is to a hop without 8BITMIME, as every large sender does: hops that
+//!   mangle them are extinct, and refusing would bounce mail that arrives.
+
+mod connect;
+mod connection;
+mod failures;
+mod hop;
+mod tls;
+mod transaction;
+mod worker;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::config::Config;
+use crate::dns::Dns;
+use crate::mail::{Envelope, Message, MessageId};
+use crate::metrics::Metrics;
+use crate::spool::Spool;
+use failures::Failures;
+pub(crate) use hop::{Delivery, DeliveryMessage};
+
+/// Recipients in one transaction (RFC 5321 section 4.5.3.1.8: every server takes 100).
+const RECIPIENTS_MAX: usize = 100;
+
+/// A host and port that mail is handed to.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Host {
+    /// A name, or an address as text.
+    pub(crate) name: String,
+    pub(crate) port: u16,
+}
+
+/// The key of a [`Delivery`]: hosts in order of name, and how to log in there.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct NextHop {
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) auth: Option<(String, String)>,
+}
+
+/// Takes what became of a job; must not block.
+pub(crate) type Report = Arc<dyn Fn(Finished) + Send + Sync>;
+
+/// One message for one next hop.
+pub(crate) struct Job {
+    pub(crate) id: MessageId,
+    pub(crate) hop: Arc<NextHop>,
+    pub(crate) envelope: Arc<Envelope>,
+    /// Read from the spool when its turn comes where it is `None`.
+    pub(crate) message: Option<Message>,
+    /// Positions in the envelope.
+    pub(crate) recipients: Vec<usize>,
+    /// In the order to try.
+    pub(crate) hosts: Arc<[Host]>,
+    /// An operator asked: tries hosts that failed a moment ago as well.
+    pub(crate) force: bool,
+    pub(crate) report: Report,
+    pub(crate) answered: bool,
+}
+
+/// The answer to a job.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) id: MessageId,
+    pub(crate) hop: Arc<NextHop>,
+    pub(crate) outcomes: Vec<Outcome>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fate {
+    Delivered,
+    Deferred,
+    Bounced,
+}
+
+/// What became of one recipient in one attempt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Outcome {
+    /// Position in the envelope.
+    pub(crate) recipient: usize,
+    pub(crate) fate: Fate,
+    pub(crate) answer: Answer,
+    /// The hop takes over the duty to send notices (RFC 3461 section 5.2.3).
+    pub(crate) dsn_passed_on: bool,
+}
+
+/// Who said what.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Answer {
+    pub(crate) host: String,
+    pub(crate) address: Option<IpAddr>,
+    /// The reply line of the hop, or what happened instead.
+    pub(crate) reply: String,
+    /// `2.0.0`, `5.1.1`, … (RFC 3463).
+    pub(crate) status: String,
+    /// Whether `reply` came from the hop.
+    pub(crate) remote: bool,
+    /// Version and cipher suite.
+    pub(crate) tls: Option<Arc<str>>,
+}
+
+/// What all deliveries share.
+pub(crate) struct Shared {
+    pub(crate) config: Arc<Config>,
+    pub(crate) helo: String,
+    pub(crate) dns: Dns,
+    pub(crate) spool: Spool,
+    pub(crate) metrics: Arc<Metrics>,
+    tls: Arc<rustls::ClientConfig>,
+    connections: Arc<Semaphore>,
+    failures: Failures,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Arc<Config>, helo: String, dns: Dns, spool: Spool, metrics: Arc<Metrics>) -> Self {
+        let connections = Arc::new(Semaphore::new(config.delivery.connections_max.clamp(1, Semaphore::MAX_PERMITS)));
+        let failures = Failures::new(Duration::from_secs(config.delivery.retry.interval_s));
+        Self { tls: tls::client_config(), config, helo, dns, spool, metrics, connections, failures }
+    }
+
+    /// Whether an address is one of our own listeners: delivering there would be a loop.
+    fn is_ours(&self, to: SocketAddr) -> bool {
+        let local = |own: IpAddr| own == to.ip() || (own.is_unspecified() && to.ip().is_loopback());
+        self.config.listener.iter().any(|listener| listener.address.port() == to.port() && local(listener.address.ip()))
+    }
+}
+
+impl Job {
+    pub(crate) fn finish(mut self, outcomes: Vec<Outcome>) {
+        self.answer(outcomes);
+    }
+
+    fn answer(&mut self, outcomes: Vec<Outcome>) {
+        self.answered = true;
+        (self.report)(Finished { id: self.id, hop: Arc::clone(&self.hop), outcomes });
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if !self.answered {
+            let answer = Answer::local("", "4.3.0", "the attempt was interrupted");
+            let recipients = std::mem::take(&mut self.recipients);
+            self.answer(answer.for_all(&recipients, Fate::Deferred));
+        }
+    }
+}
+
+impl Answer {
+    /// Not the words of the hop, but ours.
+    pub(crate) fn local(host: &str, status: &str, reply: &str) -> Self {
+        Self {
+            host: host.to_owned(),
+            address: None,
+            reply: reply.to_owned(),
+            status: status.to_owned(),
+            remote: false,
+            tls: None,
+        }
+    }
+
+    pub(crate) fn for_all(&self, recipients: &[usize], fate: Fate) -> Vec<Outcome> {
+        recipients.iter().map(|&recipient| self.for_one(recipient, fate)).collect()
+    }
+
+    pub(crate) fn for_one(&self, recipient: usize, fate: Fate) -> Outcome {
+        Outcome { recipient, fate, answer: self.clone(), dsn_passed_on: false }
+    }
+}

@@ -1,18 +1,52 @@
 //! The delivery queue: which message goes where, and when.
+//!
+//! A message comes in two steps, because its bytes are synced while the replicated state decides: [`Queue::store`] puts
+//! it on disk, [`Queue::deliver`] or [`Queue::discard`] note the decision. After a crash, messages of which only the first
+//! step is known come back from [`Queue::open`] as [`Undecided`]. Invariants:
+//!
+//! - What `store` answered with `Ok` and was decided with yes is delivered, bounced, expired or removed by an
+//!   administrator; nothing else ends it.
+//! - `on_settled` is called only when the decision is noted on disk: until then the state has to remember it.
+//! - Nothing is sent before [`Queue::start`].
 
+mod entry;
+mod notice;
+mod owner;
+mod plan;
+mod schedule;
+
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use ractor::{Actor, ActorRef};
+use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::dns::Dns;
 use crate::mail::{Envelope, Message, MessageId};
 use crate::maillog::Maillog;
 use crate::metrics::Metrics;
-use crate::spool::SpoolError;
+use crate::spool::{Found, Spool, SpoolError};
+use entry::Entry;
+use owner::{Operation, Owner, QueueMessage, send};
+
+/// How long running attempts get at shutdown.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// The queue's handle. Cheap to clone.
 #[derive(Clone)]
-pub struct Queue {}
+pub struct Queue {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    spool: Spool,
+    owner: ActorRef<QueueMessage>,
+    on_settled: OnSettled,
+    undecided: Mutex<HashMap<MessageId, Entry>>,
+}
 
 /// A message on its way into the queue.
 #[derive(Clone, Debug)]
@@ -38,11 +72,18 @@ pub struct AdmissionTag {
     pub sequence: u64,
 }
 
-/// A message that is on disk and waits for its decision. Must be given to [`Queue::deliver`] or [`Queue::discard`].
+/// A message that is on disk and waits for its decision. Must be given to [`Queue::deliver`] or [`Queue::discard`];
+/// dropped, it counts as discarded.
 #[must_use]
-#[derive(Debug)]
 pub struct Stored {
     pub id: MessageId,
+    waiting: Option<Waiting>,
+}
+
+struct Waiting {
+    entry: Entry,
+    spool: Spool,
+    on_settled: OnSettled,
 }
 
 /// A message that was stored before a crash and whose decision was not noted.
@@ -123,75 +164,187 @@ pub enum QueueError {
     Spool(#[from] SpoolError),
 }
 
+impl Stored {
+    fn discard(&mut self) {
+        if let Some(Waiting { entry, spool, on_settled }) = self.waiting.take() {
+            spool.done(entry.id, settled(&entry, &on_settled));
+        }
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        self.discard();
+    }
+}
+
+impl std::fmt::Debug for Stored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stored").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// The call to make when the decision is on disk.
+fn settled(entry: &Entry, on_settled: &OnSettled) -> Option<crate::spool::Then> {
+    let (tag, on_settled) = (entry.admission?, Arc::clone(on_settled));
+    Some(Box::new(move || on_settled(tag)))
+}
+
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Queue {
     /// Opens spool and index under `directory` and reads what an earlier life left; nothing is delivered before [`Queue::start`].
-    pub async fn open(_directory: &Path, _parts: QueueParts) -> Result<(Self, Vec<Undecided>), SpoolError> {
-        todo!()
+    pub async fn open(directory: &Path, parts: QueueParts) -> Result<(Self, Vec<Undecided>), SpoolError> {
+        let QueueParts { config, dns, maillog, metrics, on_settled, find_route } = parts;
+        let (spool, found) = Spool::open(directory, &config.spool, metrics.spool_sync_seconds.clone()).await?;
+        let (entries, waiting) = recover(&found, &spool);
+        let undecided: Vec<Undecided> =
+            waiting.iter().filter_map(|entry| Some(Undecided { id: entry.id, admission: entry.admission? })).collect();
+        let hostname = if config.node.hostname.is_empty() { host_name() } else { config.node.hostname.clone() };
+        let helo = if config.delivery.helo.is_empty() { hostname.clone() } else { config.delivery.helo.clone() };
+        let relay = relay(&config.delivery);
+        let delivery = Arc::new(crate::delivery::Shared::new(config, helo, dns, spool.clone(), metrics));
+        let parts = owner::Parts { delivery, hostname, maillog, find_route, relay, entries };
+        let spawned = Actor::spawn(None, Owner, parts).await;
+        let failed = |error| SpoolError::Io(directory.to_owned(), std::io::Error::other(error));
+        let (owner, _) = spawned.map_err(failed)?;
+        owner.send_interval(owner::TICK, || QueueMessage::Tick);
+        let undecided_entries = Mutex::new(waiting.into_iter().map(|entry| (entry.id, entry)).collect());
+        let inner = Inner { spool, owner, on_settled, undecided: undecided_entries };
+        Ok((Self { inner: Arc::new(inner) }, undecided))
     }
 
     /// Decides what a crash left undecided: true = deliver it, false = it never was accepted.
-    pub async fn decide(&self, _undecided: Undecided, _accepted: bool) {
-        todo!()
+    /// What never is decided comes back with the next [`Queue::open`].
+    pub async fn decide(&self, undecided: Undecided, accepted: bool) {
+        let mut waiting = self.inner.undecided.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = waiting.remove(&undecided.id) else { return };
+        drop(waiting);
+        let stored = self.stored(entry);
+        if accepted { self.deliver(stored) } else { self.discard(stored) }
     }
 
     /// Begins deliveries.
     pub fn start(&self) {
-        todo!()
+        send(&self.inner.owner, QueueMessage::Start);
     }
 
-    /// Puts the message on disk; returns after the sync.
-    pub async fn store(&self, _message: NewMessage) -> Result<Stored, SpoolError> {
-        todo!()
+    /// Puts the message on disk; returns after the sync. If the caller gives up waiting, the message comes back as
+    /// [`Undecided`] after the next start.
+    pub async fn store(&self, message: NewMessage) -> Result<Stored, SpoolError> {
+        let entry = Entry::new(message, now_ms());
+        let failed = |error| SpoolError::Io("envelope".into(), std::io::Error::other(error));
+        let meta = entry.meta_bytes().map_err(failed)?;
+        let body = entry.message.as_ref().map(|message| message.bytes().clone()).unwrap_or_default();
+        self.inner.spool.store(entry.id, meta, body, entry.admission.is_none()).await?;
+        Ok(self.stored(entry))
+    }
+
+    fn stored(&self, entry: Entry) -> Stored {
+        let (spool, on_settled) = (self.inner.spool.clone(), Arc::clone(&self.inner.on_settled));
+        Stored { id: entry.id, waiting: Some(Waiting { entry, spool, on_settled }) }
     }
 
     /// The decision was yes: delivers it. Its note on disk follows with the next sync, then `on_settled` is called.
-    pub fn deliver(&self, _stored: Stored) {
-        todo!()
+    pub fn deliver(&self, mut stored: Stored) {
+        let Some(Waiting { entry, spool, on_settled }) = stored.waiting.take() else { return };
+        if let Some(then) = settled(&entry, &on_settled) {
+            spool.accept(entry.id, Some(then));
+        }
+        send(&self.inner.owner, QueueMessage::Add(Box::new(entry)));
     }
 
     /// The decision was no.
-    pub fn discard(&self, _stored: Stored) {
-        todo!()
+    pub fn discard(&self, mut stored: Stored) {
+        stored.discard();
     }
 
     /// In order of id, after `after`.
-    pub async fn list(&self, _after: Option<MessageId>, _count: usize) -> Vec<QueueEntry> {
-        todo!()
+    pub async fn list(&self, after: Option<MessageId>, count: usize) -> Vec<QueueEntry> {
+        self.ask(|reply| QueueMessage::List { after, count, reply }).await.unwrap_or_default()
     }
 
-    pub async fn show(&self, _id: MessageId) -> Result<QueueEntry, QueueError> {
-        todo!()
+    pub async fn show(&self, id: MessageId) -> Result<QueueEntry, QueueError> {
+        self.ask(|reply| QueueMessage::Show { id, reply }).await.unwrap_or(Err(SpoolError::Stopped.into()))
     }
 
-    pub async fn bytes(&self, _id: MessageId) -> Result<Message, QueueError> {
-        todo!()
+    pub async fn bytes(&self, id: MessageId) -> Result<Message, QueueError> {
+        self.inner.spool.read(id).await?.ok_or(QueueError::Unknown(id))
     }
 
     /// Attempts it now; thaws nothing.
-    pub async fn retry(&self, _id: MessageId) -> Result<(), QueueError> {
-        todo!()
+    pub async fn retry(&self, id: MessageId) -> Result<(), QueueError> {
+        self.operate(id, Operation::Retry).await
     }
 
-    pub async fn freeze(&self, _id: MessageId) -> Result<(), QueueError> {
-        todo!()
+    pub async fn freeze(&self, id: MessageId) -> Result<(), QueueError> {
+        self.operate(id, Operation::Freeze).await
     }
 
-    pub async fn thaw(&self, _id: MessageId) -> Result<(), QueueError> {
-        todo!()
+    pub async fn thaw(&self, id: MessageId) -> Result<(), QueueError> {
+        self.operate(id, Operation::Thaw).await
     }
 
     /// With `notify` the sender gets a bounce.
-    pub async fn remove(&self, _id: MessageId, _notify: bool) -> Result<(), QueueError> {
-        todo!()
+    pub async fn remove(&self, id: MessageId, notify: bool) -> Result<(), QueueError> {
+        self.operate(id, Operation::Remove { notify }).await
+    }
+
+    async fn operate(&self, id: MessageId, operation: Operation) -> Result<(), QueueError> {
+        let answer = self.ask(|reply| QueueMessage::Operate { id, operation, reply }).await;
+        answer.unwrap_or(Err(SpoolError::Stopped.into()))
+    }
+
+    /// `None` = the queue has stopped.
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> QueueMessage) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        send(&self.inner.owner, question(reply));
+        answer.await.ok()
     }
 
     /// False while the disk is nearly full: mail is answered with 452.
     pub fn has_room(&self) -> bool {
-        todo!()
+        self.inner.spool.has_room()
     }
 
     /// Lets running attempts finish for a moment, writes the index and stops.
     pub async fn shutdown(&self) {
-        todo!()
+        let drained = tokio::time::timeout(DRAIN_MAX, self.ask(QueueMessage::Stop)).await;
+        if drained.is_err() {
+            tracing::info!("attempts that are still under way are repeated after the next start");
+        }
+        self.inner.owner.stop(None);
+        self.inner.spool.shutdown().await;
     }
+}
+
+/// (to deliver, to decide)
+fn recover(found: &[Found], spool: &Spool) -> (Vec<Entry>, Vec<Entry>) {
+    let (mut accepted, mut waiting) = (Vec::new(), Vec::new());
+    for message in found {
+        match Entry::recover(message) {
+            // Everything was delivered and only the last note is missing.
+            Some(entry) if message.accepted && entry.pending().is_empty() => spool.done(entry.id, None),
+            Some(entry) if message.accepted => accepted.push(entry),
+            Some(entry) => waiting.push(entry),
+            None => tracing::error!(id = %message.id, "the envelope of a queued message cannot be read; it is kept"),
+        }
+    }
+    (accepted, waiting)
+}
+
+/// `delivery.relay` as a route.
+fn relay(config: &crate::config::DeliveryConfig) -> Option<Route> {
+    let (host, port) = config.relay.rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let auth = config.relay_auth.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()));
+    Some(Route { host, port: port.parse().ok()?, auth })
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
 }

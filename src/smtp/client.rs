@@ -297,7 +297,11 @@ impl<'a> CleanBody<'a> {
             let (now, later) = rest.split_at(rest.len().min(piece_max));
             rest = later;
             let mut piece = Vec::with_capacity(now.len() + now.len() / 64 + 8);
-            if self.has_dots { stuff(&mut piece, now, &mut at_line_start) } else { piece.extend_from_slice(now) }
+            if self.has_dots {
+                stuff(&mut piece, now, &mut at_line_start)
+            } else {
+                piece.extend_from_slice(now)
+            }
             if rest.is_empty() {
                 ended = true;
                 if !self.bytes.is_empty() && !self.bytes.ends_with(b"\r\n") {

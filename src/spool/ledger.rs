@@ -126,10 +126,7 @@ impl Ledger {
     }
 
     /// Everything changed since the last call: live messages, and (id, chunks) of those that are gone.
-    pub(super) fn take_changes(
-        &mut self,
-        mut encode: impl FnMut(MessageId, &mut Live),
-    ) -> Vec<(MessageId, u16)> {
+    pub(super) fn take_changes(&mut self, mut encode: impl FnMut(MessageId, &mut Live)) -> Vec<(MessageId, u16)> {
         for id in std::mem::take(&mut self.dirty) {
             if let Some(live) = self.live.get_mut(&id) {
                 encode(id, live);

@@ -54,7 +54,8 @@ pub(super) fn create(directory: &Path, number: u64) -> io::Result<(File, u64)> {
     (0..3).for_each(|_| header.extend_from_slice(&salt.to_le_bytes()));
     let path = path(directory, number);
     let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-    let written = file.write_all(&header).and_then(|()| file.sync_all()).and_then(|()| File::open(directory)?.sync_all());
+    let written =
+        file.write_all(&header).and_then(|()| file.sync_all()).and_then(|()| File::open(directory)?.sync_all());
     if let Err(error) = written {
         std::fs::remove_file(&path)?;
         return Err(error);

@@ -1,0 +1,114 @@
+//! The actor of one next hop: jobs wait here for one of its connections.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::mpsc;
+
+use super::worker::Worker;
+use super::{Job, NextHop, Shared};
+
+/// Number of a worker within its hop.
+pub(crate) type WorkerId = u64;
+
+pub(crate) struct Delivery;
+
+pub(crate) enum DeliveryMessage {
+    Job(Box<Job>),
+    /// The worker can take another job.
+    Idle(WorkerId),
+    /// The worker has waited long enough.
+    Leaving(WorkerId),
+    Gone(WorkerId),
+}
+
+pub(crate) struct DeliveryState {
+    hop: Arc<NextHop>,
+    shared: Arc<Shared>,
+    waiting: VecDeque<Box<Job>>,
+    workers: HashMap<WorkerId, mpsc::Sender<Box<Job>>>,
+    /// The one that was busy last is asked first, so that few connections do the work and the others time out.
+    idle: Vec<WorkerId>,
+    next_worker: WorkerId,
+}
+
+impl Actor for Delivery {
+    type Msg = DeliveryMessage;
+    type State = DeliveryState;
+    type Arguments = (Arc<NextHop>, Arc<Shared>);
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        (hop, shared): Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let (waiting, workers) = (VecDeque::new(), HashMap::new());
+        Ok(DeliveryState { hop, shared, waiting, workers, idle: Vec::new(), next_worker: 0 })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            DeliveryMessage::Job(job) => state.take(job, &myself),
+            DeliveryMessage::Idle(worker) => state.idle(worker),
+            DeliveryMessage::Leaving(worker) => {
+                // Dropping the sender ends the worker; if it has got a job meanwhile it stays.
+                if let Some(at) = state.idle.iter().position(|&idle| idle == worker) {
+                    state.idle.remove(at);
+                    state.workers.remove(&worker);
+                }
+            }
+            DeliveryMessage::Gone(worker) => {
+                state.idle.retain(|&idle| idle != worker);
+                state.workers.remove(&worker);
+                if let Some(job) = state.waiting.pop_front() {
+                    state.take(job, &myself);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl DeliveryState {
+    fn take(&mut self, job: Box<Job>, myself: &ActorRef<DeliveryMessage>) {
+        let Some(job) = self.give_to_idle(job) else { return };
+        if self.workers.len() >= self.shared.config.delivery.connections_per_host_max.max(1) {
+            self.waiting.push_back(job);
+            return;
+        }
+        let (sender, jobs) = mpsc::channel(1);
+        let id = self.next_worker;
+        self.next_worker += 1;
+        self.workers.insert(id, sender);
+        let (hop, shared) = (Arc::clone(&self.hop), Arc::clone(&self.shared));
+        let worker = Worker { id, hop, shared, actor: myself.clone(), kept: None };
+        tokio::spawn(worker.run(job, jobs));
+    }
+
+    /// The job comes back if nobody is idle.
+    fn give_to_idle(&mut self, mut job: Box<Job>) -> Option<Box<Job>> {
+        while let Some(id) = self.idle.pop() {
+            let Some(worker) = self.workers.get(&id) else { continue };
+            match worker.try_send(job) {
+                Ok(()) => return None,
+                Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => job = back,
+            }
+        }
+        Some(job)
+    }
+
+    fn idle(&mut self, worker: WorkerId) {
+        self.idle.push(worker);
+        if let Some(job) = self.waiting.pop_front()
+            && let Some(job) = self.give_to_idle(job)
+        {
+            self.waiting.push_front(job);
+        }
+    }
+}
