@@ -193,7 +193,8 @@ async fn expire_quarantine(quarantine: Quarantine, maillog: Maillog) {
 }
 
 fn expired(id: crate::mail::MessageId, at_ms: u64) -> Record {
-    let event = Event::Change { status: Status::Expired, by: "outgate".to_owned(), detail: "left quarantine".to_owned() };
+    let event =
+        Event::Change { status: Status::Expired, by: "outgate".to_owned(), detail: "left quarantine".to_owned() };
     Record { at_ms, id, event }
 }
 

@@ -26,10 +26,6 @@ mod step;
 mod transaction;
 mod verb;
 
-#[cfg(test)]
-//dialogs;
-#[cfg(test)]
-//sequences
 pub use content::Fault;
 pub use reply::Reply;
 pub use session::{Rules, Session};

@@ -154,6 +154,12 @@ impl Session {
         content.map_or((0, 0), |content| (content.held(), content.size()))
     }
 
+    /// Nothing more will be said; frees what the transaction held.
+    pub fn end(&mut self) {
+        self.phase = Phase::Over;
+        self.transaction = None;
+    }
+
     /// Goes as far as `input` allows: to one reply, one question, or to the end of what is there.
     pub fn receive(&mut self, input: &mut BytesMut) -> Step {
         match self.phase {
