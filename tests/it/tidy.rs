@@ -249,6 +249,11 @@ fn reach(file: &Path, folder: &Path) -> BTreeSet<PathBuf> {
             .trim_start_matches("pub(super) ")
             .trim_start_matches("pub ");
         let Some(name) = words.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) else { continue };
+        let unit_tests =
+            folder.parent().unwrap().join(format!("{}_tests.rs", folder.file_name().unwrap().to_str().unwrap()));
+        if name == "tests" && text.contains("#[path = ") && unit_tests.exists() {
+            reached.insert(unit_tests);
+        }
         for (path, inside) in [
             (folder.join(format!("{name}.rs")), folder.join(name)),
             (folder.join(name).join("mod.rs"), folder.join(name)),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 /// Where a peer is installed; `None`, said aloud, where it is not. With `CI` set that is a failure.
 pub fn find(name: &str) -> Option<PathBuf> {
-    let unpacked = std::env::var_os("OUTGATE_PEERS")
+    let unpacked = std::env::var_os("PEERS_ROOT")
         .map(PathBuf::from)
         .into_iter()
         .flat_map(|root| [root.join("usr/sbin"), root.join("usr/bin")]);
