@@ -50,10 +50,9 @@ fn admit(user: UserId, sequence: u64, identity: Option<String>) -> Admit {
 }
 
 fn verdict(state: &mut State, admit: Admit) -> AdmissionVerdict {
-    match state.apply(START, Command::Admit(admit)) {
-        Outcome::Admission(Admission { verdict, .. }) => verdict,
-        other => panic!("{other:?}"),
-    }
+    let outcome = state.apply(START, Command::Admit(admit));
+    let Outcome::Admission(Admission { verdict, .. }) = outcome else { panic!("{outcome:?}") };
+    verdict
 }
 
 #[test]

@@ -283,7 +283,11 @@ impl Model {
                 (*retry_after_s, WINDOWS.iter().find(|row| row.0 == *window).unwrap().2)
             }
             AdmissionVerdict::DistinctRecipients { retry_after_s, .. } => (*retry_after_s, DAY),
-            _ => return,
+            AdmissionVerdict::Accepted
+            | AdmissionVerdict::Recorded
+            | AdmissionVerdict::Locked { .. }
+            | AdmissionVerdict::NoUser
+            | AdmissionVerdict::Stale => return,
         };
         assert!((1..=length / 60 * 61 / SECOND).contains(&retry), "seed {}: {verdict:?}", self.seed);
     }
