@@ -102,8 +102,10 @@ struct ModelUser {
 
 impl ModelUser {
     fn distinct(&self, since: u64, more: &[u64]) -> u64 {
-        let known = self.recipients.iter().filter(|(_, at)| **at >= since).map(|(hash, _)| *hash);
-        known.chain(more.iter().copied()).collect::<BTreeSet<u64>>().len() as u64
+        let known = self.recipients.values().filter(|at| **at >= since).count();
+        let more: BTreeSet<u64> = more.iter().copied().collect();
+        let new = more.iter().filter(|hash| self.recipients.get(hash).is_none_or(|at| *at < since)).count();
+        (known + new) as u64
     }
 }
 
