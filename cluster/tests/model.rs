@@ -102,8 +102,10 @@ struct ModelUser {
 
 impl ModelUser {
     fn distinct(&self, since: u64, more: &[u64]) -> u64 {
-        let known = self.recipients.iter().filter(|(_, at)| **at >= since).map(|(hash, _)| *hash);
-        known.chain(more.iter().copied()).collect::<BTreeSet<u64>>().len() as u64
+        let known = self.recipients.values().filter(|at| **at >= since).count();
+        let more: BTreeSet<u64> = more.iter().copied().collect();
+        let new = more.iter().filter(|hash| self.recipients.get(hash).is_none_or(|at| *at < since)).count();
+        (known + new) as u64
     }
 }
 
@@ -283,7 +285,11 @@ impl Model {
                 (*retry_after_s, WINDOWS.iter().find(|row| row.0 == *window).unwrap().2)
             }
             AdmissionVerdict::DistinctRecipients { retry_after_s, .. } => (*retry_after_s, DAY),
-            _ => return,
+            AdmissionVerdict::Accepted
+            | AdmissionVerdict::Recorded
+            | AdmissionVerdict::Locked { .. }
+            | AdmissionVerdict::NoUser
+            | AdmissionVerdict::Stale => return,
         };
         assert!((1..=length / 60 * 61 / SECOND).contains(&retry), "seed {}: {verdict:?}", self.seed);
     }
