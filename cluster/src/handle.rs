@@ -185,10 +185,10 @@ impl Cluster {
     pub async fn admit(&self, mut admit: Admit) -> Result<Applied<Admission>, ProposeError> {
         admit.settled_below = self.inner.settlement.lock().unwrap_or_else(PoisonError::into_inner).settled_below();
         let Applied { index, at, outcome } = self.propose(Command::Admit(admit)).await?;
-        match outcome {
-            Outcome::Admission(outcome) => Ok(Applied { index, at, outcome }),
-            other => Err(ProposeError::Stopped(format!("an admission was answered with {other:?}"))),
-        }
+        let Outcome::Admission(outcome) = outcome else {
+            return Err(ProposeError::Stopped("an admission was answered with another outcome".to_owned()));
+        };
+        Ok(Applied { index, at, outcome })
     }
 
     pub async fn propose(&self, command: Command) -> Result<Applied<Outcome>, ProposeError> {

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{ClientWriteError, Fatal};
+use openraft::error::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -133,7 +133,7 @@ async fn propose_entry(
 ) {
     let (stamped, answers) = stamp(at, batch);
     match raft.client_write_ff(stamped).await {
-        Err(fatal) => fail_all(answers, &ProposeError::Stopped(describe(&fatal))),
+        Err(fatal) => fail_all(answers, &ProposeError::Stopped(fatal.to_string())),
         Ok(answer) => {
             tokio::spawn(async move {
                 match tokio::time::timeout(timeout, answer).await {
@@ -176,22 +176,27 @@ fn distribute(result: ClientWriteResult<TypeConfig>, answers: Vec<oneshot::Sende
         }
     };
     let (index, Reply { at, outcome }) = (response.log_id.index, response.data);
-    let outcomes = match outcome {
-        Outcome::Batch(outcomes) if answers.len() > 1 => outcomes,
-        single => vec![single],
+    if let [_] = answers.as_slice() {
+        return answers
+            .into_iter()
+            .zip([outcome])
+            .for_each(|(answer, outcome)| give(answer, Applied { index, at, outcome }));
+    }
+    let Outcome::Batch(outcomes) = outcome else {
+        return fail_all(answers, &ProposeError::Stopped("a batch was answered with another outcome".to_owned()));
     };
     for (answer, outcome) in answers.into_iter().zip(outcomes) {
-        // A caller that no longer waits has timed out or was cancelled.
-        drop(answer.send(Ok(Applied { index, at, outcome })));
+        give(answer, Applied { index, at, outcome });
     }
+}
+
+/// A caller that no longer waits has timed out or was cancelled.
+fn give(answer: oneshot::Sender<Answer>, applied: Applied<Outcome>) {
+    drop(answer.send(Ok(applied)));
 }
 
 fn fail_all(answers: Vec<oneshot::Sender<Answer>>, error: &ProposeError) {
     for answer in answers {
         drop(answer.send(Err(error.clone())));
     }
-}
-
-fn describe(fatal: &Fatal<u64>) -> String {
-    fatal.to_string()
 }

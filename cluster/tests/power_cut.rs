@@ -5,6 +5,7 @@
 //! and mounting, only what was synced is there. Needs root and ext4; skipped with the reason where they are missing.
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests; a skip must be seen")]
+#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "deadlines")]
 
 mod support;
 

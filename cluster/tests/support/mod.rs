@@ -1,6 +1,7 @@
 //! What the tests of the store share.
 
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part")]
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "deadlines")]
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -35,10 +36,9 @@ pub(crate) async fn add_users(cluster: &Cluster, count: usize) -> Vec<UserId> {
         let login = Login::Mailbox { local: format!("user{number}"), domain: name.clone() };
         let password_hash = Some("$argon2id$x".to_owned());
         let user = NewUser { login, owner: None, password_hash, settings: settings.clone() };
-        match cluster.propose(Command::UserAdd { user }).await.unwrap().outcome {
-            Outcome::UserAdded(id) => users.push(id),
-            other => panic!("{other:?}"),
-        }
+        let outcome = cluster.propose(Command::UserAdd { user }).await.unwrap().outcome;
+        let Outcome::UserAdded(id) = outcome else { panic!("{outcome:?}") };
+        users.push(id);
     }
     users
 }

@@ -135,7 +135,8 @@ impl Scanned {
                 let (index, path) = (entry.log_id.index, place.segment.path.clone());
                 let dead = self.index.purged.is_some_and(|purged| purged.index >= index);
                 let follows = self.index.next().is_none_or(|next| next == index);
-                if !dead && !(follows && self.index.push(entry, Some(place))) {
+                let taken = dead || (follows && self.index.push(entry, Some(place)));
+                if !taken {
                     return Err(OpenError::damaged(&path, format!("entry {index} does not follow its predecessor")));
                 }
             }
