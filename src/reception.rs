@@ -185,3 +185,6 @@ async fn count_invalid(line: &Line, client: &Client, user: &UserView, reverse_pa
         Err(_) => tracing::warn!(user = %user.login, "an invalid recipient may not have been counted"),
     }
 }
+
+#[cfg(test)]
+mod tests;

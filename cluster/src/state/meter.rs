@@ -10,7 +10,8 @@
 //! for 61 buckets beside the time of the last charge), 23 for the count. A bucket that outgrows 23
 //! bits gets a second slot.
 //!
-//! Invariant: every slot was within its window at the time of the last charge.
+//! Invariants: every slot was within its window at the time of the last charge; a meter without
+//! slots is the default one, since it has no record that could keep its time.
 
 use serde::{Deserialize, Serialize};
 
@@ -118,10 +119,18 @@ impl Meter {
                 self.slots.push(slot | take(rest, COUNT_MAX));
             }
         }
+        self.settle();
     }
 
     pub(super) fn clear(&mut self, counter: Counter) {
         self.slots.retain(|slot| counter_of(*slot) != counter.index());
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        if self.slots.is_empty() {
+            self.last = Timestamp::default();
+        }
     }
 
     /// Milliseconds from `at` until `cost` more fit within `limit`; 0 = now. A cost that never fits waits for an empty window.
