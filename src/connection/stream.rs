@@ -67,11 +67,9 @@ impl Stream {
     pub(super) fn tls(&self) -> Option<Tls> {
         let Self::Tls(stream) = self else { return None };
         let (_, connection) = stream.get_ref();
-        let version = match connection.protocol_version()? {
-            ProtocolVersion::TLSv1_2 => "TLSv1.2".to_owned(),
-            ProtocolVersion::TLSv1_3 => "TLSv1.3".to_owned(),
-            other => format!("{other:?}"),
-        };
+        let version = connection.protocol_version()?;
+        // No other versions are offered.
+        let version = if version == ProtocolVersion::TLSv1_2 { "TLSv1.2" } else { "TLSv1.3" }.to_owned();
         // rustls writes TLS13_AES_… where the registry has TLS_AES_….
         let cipher = format!("{:?}", connection.negotiated_cipher_suite()?.suite()).replace("TLS13_", "TLS_");
         Some(Tls { version, cipher })

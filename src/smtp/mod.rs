@@ -26,6 +26,9 @@ mod step;
 mod transaction;
 mod verb;
 
+#[cfg(test)]
+mod tests;
+
 pub use content::Fault;
 pub use reply::Reply;
 pub use session::{Rules, Session};
