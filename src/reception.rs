@@ -70,11 +70,11 @@ pub async fn recipient(
     if view.is_beside_contact {
         return Err(Reply::locked_recipient());
     }
-    if !view.has_route {
-        if let Err(refusal) = deliverable(line, recipient).await {
-            count_invalid(line, client, &user, transaction.reverse_path).await;
-            return Err(refusal);
-        }
+    if !view.has_route
+        && let Err(refusal) = deliverable(line, recipient).await
+    {
+        count_invalid(line, client, &user, transaction.reverse_path).await;
+        return Err(refusal);
     }
     if view.fits { Ok(()) } else { Err(Reply::distinct_recipients(user.settings.max_recipients_per_day)) }
 }

@@ -132,9 +132,9 @@ fn gtube_is_spam_and_eicar_a_virus_plain_or_encoded() {
     };
     let quoted = |text: &str| text.replace('*', "=2A").replace("STANDARD", "STAN=\r\nDARD");
     for (text, effect) in [(GTUBE, Effect::Score(1000)), (EICAR, Effect::Virus)] {
-        assert_eq!(effects(format!("{FIELDS}\r\nsee {text} here\r\n")), [effect.clone()]);
-        assert_eq!(effects(encoded("BASE64", &base64(text))), [effect.clone()]);
-        assert_eq!(effects(encoded("quoted-printable", &quoted(text))), [effect.clone()]);
+        assert_eq!(effects(format!("{FIELDS}\r\nsee {text} here\r\n")), std::slice::from_ref(&effect));
+        assert_eq!(effects(encoded("BASE64", &base64(text))), std::slice::from_ref(&effect));
+        assert_eq!(effects(encoded("quoted-printable", &quoted(text))), std::slice::from_ref(&effect));
         assert_eq!(effects(format!("Subject: {text}\r\n\r\n")), [], "in a header field");
     }
 }

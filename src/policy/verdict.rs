@@ -84,7 +84,7 @@ mod tests {
             (vec![Effect::Score(1000), Effect::Virus], (Class::Virus, 1000)),
             (vec![fault.clone(), Effect::Virus], (Class::Virus, 0)),
             (vec![fault.clone(), Effect::Score(1000)], (Class::Blocked, 1000)),
-            (vec![large.clone(), fault.clone()], (Class::Oversize, 0)),
+            (vec![large.clone(), fault], (Class::Oversize, 0)),
             (vec![Effect::Refuse(Refusal::HeaderFrom), large], (Class::Blocked, 0)),
         ] {
             assert_eq!(judged(&effects), expected, "{effects:?}");

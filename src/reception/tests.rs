@@ -26,18 +26,18 @@ async fn rcpt(node: &Fixture, from: &str, known: &[&str], to: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn senders_are_asked_for_size_rules_and_a_domain_that_receives() {
-    let node = Fixture::new(&["max_message_size=1000", "blocked_senders=mallory@example.com"]).await;
+    let node = Fixture::new(&["max_message_size=2000", "blocked_senders=mallory@example.com"]).await;
     for (from, size, expected) in [
         ("alice@example.com", None, "250"),
-        ("alice@example.com", Some(1000), "250"),
-        ("alice@example.com", Some(1001), "552 5.3.4"),
+        ("alice@example.com", Some(2000), "250"),
+        ("alice@example.com", Some(2001), "552 5.3.4"),
         ("mallory@example.com", None, "550 5.7.1"),
         ("alice@nothing.test", None, "550 5.1.8"),
         ("alice@null.test", None, "550 5.7.27"),
         ("alice@broken.test", None, "451 4.4.3"),
         ("alice@[192.0.2.1]", None, "550 5.1.8"),
         ("", None, "250"),
-        ("", Some(1001), "552 5.3.4"),
+        ("", Some(2001), "552 5.3.4"),
     ] {
         let reply = mail(&node, from, size).await;
         assert!(reply.starts_with(expected), "{from}: {reply}");

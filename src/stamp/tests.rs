@@ -173,8 +173,7 @@ mod signing {
     fn keys() -> (Vec<DkimKey>, HashMap<String, String>) {
         let rsa = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
         let rsa_der = AsDer::<Pkcs8V1Der<'_>>::as_der(&rsa).unwrap();
-        let rsa_public =
-            aws_lc_rs::encoding::AsDer::<aws_lc_rs::encoding::PublicKeyX509Der<'_>>::as_der(rsa.public_key());
+        let rsa_public = AsDer::<aws_lc_rs::encoding::PublicKeyX509Der<'_>>::as_der(rsa.public_key());
         let ed_der = Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new()).unwrap();
         let ed = Ed25519KeyPair::from_pkcs8(ed_der.as_ref()).unwrap();
         let records = HashMap::from([
