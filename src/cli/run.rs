@@ -13,6 +13,9 @@ use crate::node::Node;
 use crate::tls::TlsError;
 use crate::web::WebError;
 
+/// Parts that tell more than an operator wants to know; `log.level` may name them again.
+const QUIETER: &str = "openraft=warn,sled=warn,hickory_resolver=warn";
+
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The node's configuration
@@ -38,7 +41,7 @@ fn quiet(filter: EnvFilter) -> EnvFilter {
 }
 
 fn log_to_stderr(config: &LogConfig) -> Outcome {
-    let filter = EnvFilter::try_new(&config.level)
+    let filter = EnvFilter::try_new(format!("{QUIETER},{}", config.level))
         .map_err(|error| Failure::wrong(format!("log.level: {error}: give info, or info,outgate::delivery=debug")))?;
     let filter = if config.level.contains("openraft") { filter } else { quiet(filter) };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
