@@ -34,16 +34,9 @@ pub(super) fn execute(args: &Args) -> Outcome {
     runtime.block_on(Box::pin(run(config, args.end_with_stdin)))
 }
 
-/// The consensus library tells every step at `info`; who wants that names it in `log.level`.
-fn quiet(filter: EnvFilter) -> EnvFilter {
-    let Ok(directive) = "openraft=warn".parse() else { return filter };
-    filter.add_directive(directive)
-}
-
 fn log_to_stderr(config: &LogConfig) -> Outcome {
     let filter = EnvFilter::try_new(format!("{QUIETER},{}", config.level))
         .map_err(|error| Failure::wrong(format!("log.level: {error}: give info, or info,outgate::delivery=debug")))?;
-    let filter = if config.level.contains("openraft") { filter } else { quiet(filter) };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     match config.format {
