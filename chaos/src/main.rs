@@ -4,6 +4,7 @@
 mod bench;
 mod report;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -37,7 +38,7 @@ enum Verb {
     #[command(hide = true)]
     Node {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
+        arguments: Vec<OsString>,
     },
 }
 
@@ -50,7 +51,11 @@ enum Bench {
 }
 
 fn main() -> ExitCode {
-    match run() {
+    let verb = Arguments::parse().verb;
+    if let Verb::Node { arguments } = verb {
+        return outgate::cli::main_with(std::iter::once("outgate".into()).chain(arguments));
+    }
+    match run(verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("outgate-chaos: {error:#}");
@@ -59,8 +64,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<()> {
-    match Arguments::parse().verb {
+fn run(verb: Verb) -> Result<()> {
+    match verb {
         Verb::Bench { name: Bench::Submission, rounds, json, .. } => {
             let report = bench::submission::run(rounds)?;
             show(&report.table(), &report, json)
@@ -69,13 +74,8 @@ fn run() -> Result<()> {
             let report = bench::idle::run(connections)?;
             show(&report.table(), &report, json)
         }
-        Verb::Node { arguments } => node(&arguments),
+        Verb::Node { .. } => Ok(()),
     }
-}
-
-fn node(arguments: &[String]) -> Result<()> {
-    drop(arguments.to_vec());
-    anyhow::bail!("unreachable until the command line is there")
 }
 
 fn show(table: &str, report: &impl Serialize, json: Option<PathBuf>) -> Result<()> {

@@ -26,6 +26,7 @@ mod user;
 mod users_csv;
 mod why;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -80,9 +81,14 @@ enum Verb {
     AuthBlocks(auth_blocks::Args),
 }
 
-/// Reads the arguments, does what they ask, and tells how it went.
+/// Reads the process's arguments, does what they ask, and tells how it went.
 pub fn main() -> ExitCode {
-    match execute(Cli::parse().verb) {
+    main_with(std::env::args_os())
+}
+
+/// The same with arguments of the caller, the program's name first.
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match execute(Cli::parse_from(arguments).verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
