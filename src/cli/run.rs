@@ -29,6 +29,10 @@ pub(super) struct Args {
 pub(super) fn execute(args: &Args) -> Outcome {
     let config = config::load(&args.config).map_err(|error| Failure::wrong_lines(error.0))?;
     log_to_stderr(&config.log)?;
+    if !config.node.cluster_dir().exists() {
+        let data = config.node.data_dir.display();
+        return Err(Failure::wrong(format!("{data} holds no node: outgate init --data {data}")));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("cannot begin: {error}")))?;
     runtime.block_on(Box::pin(run(config, args.end_with_stdin)))

@@ -49,7 +49,10 @@ impl Reader<'_> {
     /// One table; what is wrong in it is left out and noted.
     fn table(&mut self, path: &str, table: &DeTable<'_>) -> Table {
         let mut values = Table::new();
-        for (name, value) in table {
+        // In the order of the file, so that faults are.
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(name, _)| name.span().start);
+        for (name, value) in entries {
             let place = self.place(name.span().start);
             let name = name.get_ref().as_ref();
             if let Some(value) = self.entry(path, name, value, place) {
@@ -150,8 +153,12 @@ fn misplaced(section: &str, name: &str, full: &str) -> String {
     }
 }
 
-/// The name that is a few typing errors away.
+/// The name that is a few typing errors away, or that only its end sets apart.
 pub(super) fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
+    let alike = |known: &&&str| name.len() >= 4 && (name.starts_with(**known) || known.starts_with(name));
+    if let Some(known) = names.iter().find(alike) {
+        return Some(known);
+    }
     let near = names.iter().map(|&known| (distance(name, known), known)).min()?;
     (near.0 <= 3 && near.0 * 2 <= near.1.len()).then_some(near.1)
 }

@@ -18,6 +18,7 @@ fn every_fault_is_one_line_that_tells_where_and_how_to_mend_it() {
     let listener = "[[listener]]\naddress = \"127.0.0.1:587\"\nmode = \"submission\"\n";
     let table: &[(&str, &[&str])] = &[
         ("[smtp]\nrecipient_max = 5", &["outgate.toml:2", "smtp.recipient_max", "did you mean `recipients_max`"]),
+        ("[smtp]\nrecipients_maximum = 5", &["outgate.toml:2", "did you mean `recipients_max`"]),
         ("[smpt]\n", &["outgate.toml:1", "did you mean `smtp`"]),
         ("verb_timeout_s = 1", &["outgate.toml:1", "belongs into [smtp]"]),
         ("[smtp]\nzzzzzzzz = 5", &["unknown key `smtp.zzzzzzzz`", "known here are"]),
@@ -64,6 +65,8 @@ fn all_faults_are_told_at_once() {
     let text = "[smtp]\nerrors_max = 0\n[dns]\ntimeout_s = -1\n[logs]\n";
     let faults = faults_of(text, &[("OUTGATE_DELIVERY_PORT", "x"), ("OUTGATE_SMTP_ERROR_MAX", "5")]);
     assert_eq!(faults.len(), 5, "{faults:?}");
+    let in_file: Vec<_> = faults.iter().filter_map(|fault| fault.strip_prefix("outgate.toml:")?.get(..1)).collect();
+    assert_eq!(in_file, ["2", "4", "5"], "{faults:?}");
     assert!(faults.iter().any(|fault| fault.starts_with("OUTGATE_DELIVERY_PORT: delivery.port")), "{faults:?}");
     assert!(faults.iter().any(|fault| fault.contains("did you mean OUTGATE_SMTP_ERRORS_MAX")), "{faults:?}");
 }
