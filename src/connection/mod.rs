@@ -128,7 +128,8 @@ pub fn spawn(accepted: Accepted) {
 
 /// Says one word to a connection that gets no actor, if its socket takes it at once.
 pub fn try_say(stream: &TcpStream, reply: &Reply) -> std::io::Result<()> {
-    stream.try_write(reply.wire().as_bytes()).map(drop)
+    // Not by the runtime: it does not know yet that a socket this new can be written.
+    socket2::SockRef::from(stream).send(reply.wire().as_bytes()).map(drop)
 }
 
 struct Connection;

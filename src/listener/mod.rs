@@ -4,6 +4,8 @@
 //! listening socket does that and `listen` undoes it, on the same port and without privileges.
 
 mod socket;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::SocketAddr;

@@ -173,6 +173,8 @@ impl Content {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used, reason = "tests")]
+
     use super::*;
 
     fn dotted(input: &[u8]) -> Option<(Result<Bytes, Fault>, usize)> {

@@ -194,6 +194,8 @@ fn hex(digit: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used, reason = "tests")]
+
     use super::*;
 
     fn code(result: Result<Transaction, Reply>) -> u16 {

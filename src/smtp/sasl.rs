@@ -83,6 +83,8 @@ fn plain(octets: &[u8]) -> Progress {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used, reason = "tests")]
+
     use super::*;
 
     fn plain_of(text: &str) -> Progress {

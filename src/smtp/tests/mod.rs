@@ -1,6 +1,6 @@
 //! Tests of the machine as a whole, without sockets.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod dialogs;
 mod driver;
