@@ -47,7 +47,7 @@ fn swaks() {
     let node = TestNode::with_alice(&sink);
     let data = node.path().join("letter");
     fs::write(&data, letter()).unwrap();
-    let mut send = |address: SocketAddr, tls: &[&str]| {
+    let send = |address: SocketAddr, tls: &[&str]| {
         let server = ["--server".to_owned(), address.ip().to_string(), "--port".to_owned(), address.port().to_string()];
         let mut command = Command::new(&swaks);
         command
