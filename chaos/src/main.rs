@@ -1,19 +1,23 @@
-//! outgate-chaos: benchmarks of the product, run by the program itself so that no stale binary is measured.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program shows its tables")]
+//! Benchmarks (and, later, faults) for outgate: `outgate-chaos bench NAME [--rounds N] [--json FILE]`.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line's answer")]
 
 mod bench;
+mod machine;
 mod report;
 
 use std::ffi::OsString;
+use std::iter;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand, ValueEnum};
-use serde::Serialize;
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+use crate::bench::Bench;
 
 #[derive(Parser)]
-#[command(name = "outgate-chaos", about = "Benchmarks of outgate beside its peers")]
+#[command(about, version)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -21,20 +25,17 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Measures; prints a table of medians and ranges.
+    /// Measures outgate and its peers in turn on this machine.
     Bench {
         name: Bench,
-        /// Rounds in turns with the peer.
+        /// How often each point is measured; the peers take turns within a round.
         #[arg(long, default_value_t = 3)]
         rounds: usize,
-        /// Writes every figure of the table there.
+        /// Writes every figure to this file as well.
         #[arg(long)]
         json: Option<PathBuf>,
-        /// Idle sessions to open.
-        #[arg(long, default_value_t = 10_000)]
-        connections: usize,
     },
-    /// Is outgate itself, for the benches.
+    /// Is outgate itself: what a bench starts as its node.
     #[command(hide = true)]
     Node {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -42,20 +43,12 @@ enum Verb {
     },
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Bench {
-    /// Accepted and delivered messages, beside Postfix.
-    Submission,
-    /// Memory of idle sessions.
-    Idle,
-}
-
 fn main() -> ExitCode {
-    let verb = Arguments::parse().verb;
-    if let Verb::Node { arguments } = verb {
-        return outgate::cli::main_with(std::iter::once("outgate".into()).chain(arguments));
-    }
-    match run(verb) {
+    let done = match Arguments::parse().verb {
+        Verb::Node { arguments } => return outgate::cli::main_with(iter::once("outgate".into()).chain(arguments)),
+        Verb::Bench { name, rounds, json } => bench(name, rounds.max(1), json),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("outgate-chaos: {error:#}");
@@ -64,24 +57,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(verb: Verb) -> Result<()> {
-    match verb {
-        Verb::Bench { name: Bench::Submission, rounds, json, .. } => {
-            let report = bench::submission::run(rounds)?;
-            show(&report.table(), &report, json)
-        }
-        Verb::Bench { name: Bench::Idle, json, connections, .. } => {
-            let report = bench::idle::run(connections)?;
-            show(&report.table(), &report, json)
-        }
-        Verb::Node { .. } => Ok(()),
-    }
-}
-
-fn show(table: &str, report: &impl Serialize, json: Option<PathBuf>) -> Result<()> {
-    println!("{table}");
+#[tokio::main]
+async fn bench(name: Bench, rounds: usize, json: Option<PathBuf>) -> anyhow::Result<()> {
+    let found = bench::run(name, rounds).await?;
+    println!("{found}");
     if let Some(path) = json {
-        std::fs::write(path, serde_json::to_vec_pretty(report)?)?;
+        let text = serde_json::to_string_pretty(&found)?;
+        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
 }

@@ -1,43 +1,140 @@
-//! Figures and how they are shown: medians with their range, never a single run.
+//! The table that every bench prints, and the same figures for `--json`.
 
-use anyhow::{Context, Result};
+use std::fmt;
+
 use serde::Serialize;
 
-/// A figure over several rounds.
-#[derive(Clone, Copy, Serialize)]
-pub(crate) struct Range {
-    pub(crate) min: f64,
+#[derive(Serialize)]
+pub(crate) struct Report {
+    pub(crate) bench: &'static str,
+    pub(crate) rounds: usize,
+    pub(crate) rows: Vec<Row>,
+    /// What a reader must know to read the table.
+    pub(crate) notes: Vec<String>,
+}
+
+/// One system at one point of load.
+#[derive(Serialize)]
+pub(crate) struct Row {
+    pub(crate) system: String,
+    pub(crate) load: String,
+    /// `None` where the system is not installed.
+    pub(crate) figures: Option<Figures>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Figures {
+    /// Of the first system at the same load.
+    pub(crate) ratio: f64,
+    pub(crate) per_second: Spread,
+    pub(crate) p50_ms: Spread,
+    pub(crate) p99_ms: Spread,
+    pub(crate) cpu_us_each: Spread,
+    pub(crate) load_average: Spread,
+    pub(crate) samples: Vec<Sample>,
+}
+
+/// One round's measurement.
+#[derive(Serialize, Clone, Copy)]
+pub(crate) struct Sample {
+    pub(crate) per_second: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    /// CPU microseconds for one unit of work; of the server alone where it is a process of its own.
+    pub(crate) cpu_us_each: f64,
+    /// The machine's load average before the round.
+    pub(crate) load_average: f64,
+}
+
+/// Median and range over the rounds.
+#[derive(Serialize, Clone, Copy)]
+pub(crate) struct Spread {
     pub(crate) median: f64,
+    pub(crate) min: f64,
     pub(crate) max: f64,
 }
 
-impl Range {
-    /// Of at least one value.
-    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Self {
-        let mut sorted: Vec<f64> = values.collect();
-        sorted.sort_by(f64::total_cmp);
-        let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
-        Self { min: at(0), median: at(sorted.len() / 2), max: at(sorted.len().saturating_sub(1)) }
-    }
-
-    /// `median (min–max)`.
-    pub(crate) fn show(&self, digits: usize) -> String {
-        format!("{:.digits$} ({:.digits$}–{:.digits$})", self.median, self.min, self.max)
+impl Spread {
+    fn of(samples: &[Sample], pick: impl Fn(&Sample) -> f64) -> Self {
+        let mut values: Vec<f64> = samples.iter().map(pick).collect();
+        values.sort_by(f64::total_cmp);
+        let at = |position: usize| values.get(position).copied().unwrap_or(f64::NAN);
+        Self { median: at(values.len() / 2), min: at(0), max: at(values.len().saturating_sub(1)) }
     }
 }
 
-/// The value below which `part` (0…1) of the values lie; 0 where there are none.
-pub(crate) fn percentile(values: &[f64], part: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let last = sorted.len().saturating_sub(1);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index below the length")]
-    let index = (last as f64 * part).round() as usize;
-    sorted.get(index).copied().unwrap_or(0.0)
+impl Row {
+    /// `base` are the samples of the first system at the same load.
+    pub(crate) fn measured(system: &str, load: String, samples: Vec<Sample>, base: &[Sample]) -> Self {
+        let per_second = Spread::of(&samples, |sample| sample.per_second);
+        let figures = Figures {
+            ratio: Spread::of(base, |sample| sample.per_second).median / per_second.median,
+            per_second,
+            p50_ms: Spread::of(&samples, |sample| sample.p50_ms),
+            p99_ms: Spread::of(&samples, |sample| sample.p99_ms),
+            cpu_us_each: Spread::of(&samples, |sample| sample.cpu_us_each),
+            load_average: Spread::of(&samples, |sample| sample.load_average),
+            samples,
+        };
+        Self { system: system.to_owned(), load, figures: Some(figures) }
+    }
+
+    pub(crate) fn not_installed(system: &str, load: String) -> Self {
+        Self { system: system.to_owned(), load, figures: None }
+    }
 }
 
-/// The machine's load average over one minute.
-pub(crate) fn machine_load() -> Result<f64> {
-    let text = std::fs::read_to_string("/proc/loadavg")?;
-    text.split(' ').next().context("/proc/loadavg")?.parse().context("/proc/loadavg")
+/// The value at `percent` of sorted durations, in milliseconds.
+pub(crate) fn percentile_ms(sorted: &[std::time::Duration], percent: usize) -> f64 {
+    let position = sorted.len().saturating_sub(1) * percent / 100;
+    sorted.get(position).map_or(f64::NAN, |duration| duration.as_secs_f64() * 1_000.0)
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "bench {}, medians of {} rounds (range)\n", self.bench, self.rounds)?;
+        writeln!(
+            f,
+            "| system | load | per second | p50 ms | p99 ms | CPU µs each | outgate is … times as fast | load average |"
+        )?;
+        writeln!(f, "|---|---|---|---|---|---|---|---|")?;
+        for Row { system, load, figures } in &self.rows {
+            match figures {
+                None => writeln!(f, "| {system} | {load} | not installed | | | | | |")?,
+                Some(figures) => {
+                    let Spread { median, min, max } = figures.per_second;
+                    write!(f, "| {system} | {load} | {median:.0} ({min:.0}–{max:.0}) ")?;
+                    write!(f, "| {:.2} | {:.2} ", figures.p50_ms.median, figures.p99_ms.median)?;
+                    write!(f, "| {:.1} | {:.1} ", figures.cpu_us_each.median, figures.ratio)?;
+                    writeln!(f, "| {:.1} |", figures.load_average.median)?;
+                }
+            }
+        }
+        self.notes.iter().try_for_each(|note| write!(f, "\n{note}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn median_range_ratio_and_percentile() {
+        let sample = |per_second| Sample { per_second, p50_ms: 1.0, p99_ms: 2.0, cpu_us_each: 3.0, load_average: 0.5 };
+        let base = [sample(100.0), sample(300.0), sample(200.0)];
+        let row = Row::measured("peer", "1".to_owned(), vec![sample(50.0), sample(10.0), sample(20.0)], &base);
+        let report = Report {
+            bench: "x",
+            rounds: 3,
+            rows: vec![row, Row::not_installed("other", "1".to_owned())],
+            notes: Vec::new(),
+        };
+        let text = report.to_string();
+        assert!(text.contains("| peer | 1 | 20 (10–50) | 1.00 | 2.00 | 3.0 | 10.0 | 0.5 |"), "{text}");
+        assert!(text.contains("| other | 1 | not installed |"), "{text}");
+        let sorted: Vec<Duration> = (1..=100).map(Duration::from_millis).collect();
+        assert!((percentile_ms(&sorted, 50) - 50.0).abs() < 1e-9 && (percentile_ms(&sorted, 99) - 99.0).abs() < 1e-9);
+    }
 }

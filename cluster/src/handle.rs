@@ -20,6 +20,7 @@ use crate::settlement::Settlement;
 use crate::state::State;
 use crate::store::identity::Home;
 use crate::store::keeper::Keeper;
+use crate::store::log::Log;
 use crate::store::machine::Replica;
 use crate::store::{self, Failure, Limits, Opened};
 use crate::upkeep::Upkeep;
@@ -106,16 +107,15 @@ impl Cluster {
         let failure = Failure::default();
         let (mut home, opened) = open_store(&options, &limits, &failure).await?;
         let io = |error: io::Error| OpenError::Io(options.directory.clone(), error);
-        let replayed = opened.log.extent().last.map_or(0, |id| id.index);
         let (node, log, replica) = (home.identity.node, opened.log.clone(), opened.machine.replica().clone());
         let config = Arc::new(raft::config(limits.log_entries_kept));
         let raft = Raft::new(node, config, NoPeers, opened.log, opened.machine).await;
         let raft = raft.map_err(|error| io(io::Error::other(error)))?;
-        if log.extent().last.is_none() {
-            let members = BTreeMap::from([(node, BasicNode::default())]);
-            raft.initialize(members).await.map_err(|error| io(io::Error::other(error)))?;
+        if let Err(error) = lead(&raft, node, &log, &replica, &failure).await {
+            // Without this raft's task would hold the files for as long as the process lives.
+            drop(raft.shutdown().await);
+            return Err(io(error));
         }
-        ready(&raft, replayed, &replica, &failure).await.map_err(io)?;
         if !home.identity.formed {
             home.set_formed()?;
         }
@@ -246,6 +246,16 @@ async fn open_store(options: &OpenOptions, limits: &Limits, failure: &Failure) -
         Ok((home, opened))
     });
     opening.await.map_err(|error| OpenError::Io(options.directory.clone(), io::Error::other(error))).flatten()
+}
+
+/// Forms the cluster where the log is empty, and waits until this node can decide.
+async fn lead(raft: &Raft, node: u64, log: &Log, replica: &Replica, failure: &Failure) -> io::Result<()> {
+    let held = log.extent().last;
+    if held.is_none() {
+        let members = BTreeMap::from([(node, BasicNode::default())]);
+        raft.initialize(members).await.map_err(io::Error::other)?;
+    }
+    ready(raft, held.map_or(0, |id| id.index), replica, failure).await
 }
 
 /// Waits until this node leads and everything that its log held is applied.

@@ -1,5 +1,6 @@
 //! Memory of a node that holds many idle sessions, each with TLS and a login.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result};
@@ -8,6 +9,7 @@ use tokio::net::TcpSocket;
 
 use super::submission::{Server, login, product};
 
+const CONNECTIONS: usize = 10_000;
 /// Handshakes under way at once.
 const OPENING_MAX: usize = 50;
 /// Sessions from one loopback address: fewer than there are ports.
@@ -21,16 +23,15 @@ pub(crate) struct Report {
     pub(crate) kib_per_connection: f64,
 }
 
-pub(crate) fn run(connections: usize) -> Result<Report> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+pub(crate) async fn run() -> Result<Report> {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
     let server = product::start(nowhere)?;
     let before = resident_mib(server.pid)?;
-    let held = runtime.block_on(open(&server, connections))?;
+    let held = open(&server, CONNECTIONS).await?;
     let after = resident_mib(server.pid)?;
     drop(held);
-    let kib_per_connection = (after - before) * 1024.0 / connections as f64;
-    Ok(Report { connections, resident_before_mib: before, resident_mib: after, kib_per_connection })
+    let kib_per_connection = (after - before) * 1024.0 / f64::from(u32::try_from(CONNECTIONS)?);
+    Ok(Report { connections: CONNECTIONS, resident_before_mib: before, resident_mib: after, kib_per_connection })
 }
 
 async fn open(server: &Server, connections: usize) -> Result<Vec<login::Stream>> {
@@ -59,11 +60,11 @@ fn resident_mib(pid: u32) -> Result<f64> {
     Ok(kib / 1024.0)
 }
 
-impl Report {
-    pub(crate) fn table(&self) -> String {
-        format!(
-            "| idle sessions (TLS, logged in) | resident MiB before | resident MiB | KiB per session |\n|---|---|---|---|\n| {} | {:.0} | {:.0} | {:.1} |",
-            self.connections, self.resident_before_mib, self.resident_mib, self.kib_per_connection
-        )
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "| idle sessions, TLS and logged in | resident MiB before | resident MiB | KiB per session |")?;
+        writeln!(f, "|---|---|---|---|")?;
+        let Self { connections, resident_before_mib: before, resident_mib: after, kib_per_connection: each } = self;
+        write!(f, "| {connections} | {before:.0} | {after:.0} | {each:.1} |")
     }
 }

@@ -1,7 +1,49 @@
-//! Benchmarks: each runs the product beside a peer, in turns, on the same machine.
+//! One file per bench. Each measures outgate and its peers in interleaved rounds, so that a change of the machine's mood
+//! meets all of them.
 
-pub(crate) mod cpu;
-pub(crate) mod idle;
-pub(crate) mod process;
-pub(crate) mod submission;
-pub(crate) mod tls;
+mod admission;
+mod idle;
+mod process;
+mod submission;
+mod tls;
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::report::Report;
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum Bench {
+    /// Decisions per second of the one-node store, beside etcd and Redis.
+    Admission,
+    /// Messages accepted and delivered per second, beside Postfix.
+    Submission,
+    /// Memory of ten thousand idle sessions.
+    Idle,
+}
+
+/// What a bench found, as a table and as JSON.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(crate) enum Found {
+    Speed(Report),
+    Memory(idle::Report),
+}
+
+pub(crate) async fn run(bench: Bench, rounds: usize) -> anyhow::Result<Found> {
+    match bench {
+        Bench::Admission => admission::run(rounds).await.map(Found::Speed),
+        Bench::Submission => submission::run(rounds).await.map(Found::Speed),
+        Bench::Idle => idle::run().await.map(Found::Memory),
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Speed(report) => report.fmt(f),
+            Self::Memory(report) => report.fmt(f),
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Servers under test as child processes.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,6 @@ use anyhow::{Result, bail};
 
 const START_PATIENCE: Duration = Duration::from_secs(20);
 const END_PATIENCE: Duration = Duration::from_secs(20);
-
-/// A port that nobody listens on at this moment.
-pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
 
 /// Waits until something accepts connections there.
 pub(crate) fn wait_for_port(address: SocketAddr) -> Result<()> {

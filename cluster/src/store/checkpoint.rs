@@ -243,3 +243,97 @@ impl Checkpoint {
         keys::unpack(&packed).map(<[u8]>::to_vec).ok_or(missing)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use openraft::CommittedLeaderId;
+
+    use super::*;
+    use crate::command::Command;
+    use crate::name::{DomainName, Timestamp};
+
+    const CLUSTER: [u8; 16] = [7; 16];
+
+    fn id(index: u64) -> Option<LogId> {
+        Some(LogId::new(CommittedLeaderId::new(1, 1), index))
+    }
+
+    /// A state with one record far above what sled keeps in a page.
+    fn state(contact_bytes: usize) -> State {
+        let mut state = State::default();
+        let name = DomainName::new("example.com").unwrap();
+        let patch = crate::command::DomainPatch { contact: Some("x".repeat(contact_bytes)), ..Default::default() };
+        state.apply(Timestamp(1), Command::DomainAdd { name, patch });
+        state
+    }
+
+    fn records(state: &State) -> BTreeMap<Key, Option<Vec<u8>>> {
+        state.keys().map(|key| (key.clone(), state.record(&key))).collect()
+    }
+
+    #[test]
+    fn large_records_are_cut_into_chunks_and_shrink_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let mut checkpoint = Checkpoint::create(&path, CLUSTER).unwrap();
+        for (index, contact_bytes) in [(1, 100), (2, 40_000), (3, 9_000), (4, 10)] {
+            let state = state(contact_bytes);
+            checkpoint.write(records(&state), id(index), Membership::default()).unwrap();
+            for value in checkpoint.db.iter().values() {
+                assert!(value.unwrap().len() <= keys::CHUNK_BYTES_MAX);
+            }
+            drop(checkpoint);
+            let (again, loaded) = load(&path, CLUSTER).unwrap();
+            assert_eq!(records(&loaded), records(&state));
+            assert_eq!(again.meta().applied, id(index));
+            checkpoint = again;
+        }
+        assert!(!path.join("blobs").exists() || std::fs::read_dir(path.join("blobs")).unwrap().next().is_none());
+    }
+
+    #[test]
+    fn a_lost_or_changed_record_a_foreign_and_an_unfinished_copy_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let mut checkpoint = Checkpoint::create(&path, CLUSTER).unwrap();
+        drop(checkpoint);
+        assert!(matches!(load(&path, CLUSTER), Err(CheckpointError::Incomplete)));
+        move_aside(&path).unwrap();
+        checkpoint = Checkpoint::create(&path, CLUSTER).unwrap();
+        checkpoint.write(records(&state(20_000)), id(1), Membership::default()).unwrap();
+        drop(checkpoint);
+        assert!(matches!(load(&path, [8; 16]), Err(CheckpointError::Foreign)));
+        let (checkpoint, _) = load(&path, CLUSTER).unwrap();
+        let names: Vec<_> = checkpoint.db.scan_prefix(keys::RECORD).keys().map(Result::unwrap).collect();
+        for name in names {
+            let value = checkpoint.db.remove(&name).unwrap().unwrap();
+            assert!(checkpoint.for_each(|_, _| Ok::<(), CheckpointError>(())).is_err(), "lost {name:?}");
+            let mut changed = value.to_vec();
+            *changed.last_mut().unwrap() ^= 1;
+            checkpoint.db.insert(&name, changed).unwrap();
+            assert!(checkpoint.for_each(|_, _| Ok::<(), CheckpointError>(())).is_err(), "changed {name:?}");
+            checkpoint.db.insert(&name, value).unwrap();
+        }
+        checkpoint.for_each(|_, _| Ok::<(), CheckpointError>(())).unwrap();
+    }
+
+    #[test]
+    fn removed_records_go_and_a_cleared_copy_is_incomplete() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let mut checkpoint = Checkpoint::create(&path, CLUSTER).unwrap();
+        let records = records(&state(10_000));
+        let count = records.len() as u64;
+        checkpoint.write(records.clone(), id(1), Membership::default()).unwrap();
+        assert_eq!(checkpoint.meta().records, count);
+        let domain = records.keys().find(|key| matches!(key, Key::Domain(_))).unwrap().clone();
+        checkpoint.write([(domain, None)], id(2), Membership::default()).unwrap();
+        assert_eq!(checkpoint.meta().records, count - 1);
+        checkpoint.for_each(|_, _| Ok::<(), CheckpointError>(())).unwrap();
+        checkpoint.clear().unwrap();
+        drop(checkpoint);
+        assert!(matches!(load(&path, CLUSTER), Err(CheckpointError::Incomplete)));
+    }
+}

@@ -237,3 +237,74 @@ fn read_record(file: &mut impl Read, key_length: u32) -> io::Result<(Vec<u8>, Ve
     };
     Ok((read(key_length)?, read(record_length)?))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use openraft::CommittedLeaderId;
+
+    use super::*;
+    use crate::command::{Command, DomainPatch};
+    use crate::name::{DomainName, Timestamp};
+    use crate::raft::LogId;
+
+    fn meta(index: u64) -> SnapshotMeta {
+        let last_log_id = Some(LogId::new(CommittedLeaderId::new(1, 1), index));
+        SnapshotMeta { last_log_id, snapshot_id: index.to_string(), ..SnapshotMeta::default() }
+    }
+
+    fn state() -> State {
+        let mut state = State::default();
+        for name in ["a.example", "b.example"] {
+            let name = DomainName::new(name).unwrap();
+            state.apply(Timestamp(1), Command::DomainAdd { name, patch: DomainPatch::default() });
+        }
+        state
+    }
+
+    fn write(snapshots: &Snapshots, index: u64) -> SnapshotFile {
+        let state = state();
+        let mut writer = snapshots.write(&meta(index)).unwrap();
+        state.keys().try_for_each(|key| writer.record(&key, &state.record(&key).unwrap())).unwrap();
+        writer.finish().unwrap().0
+    }
+
+    #[test]
+    fn a_snapshot_comes_back_and_a_second_one_replaces_it() {
+        let home = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(home.path()).unwrap();
+        assert!(snapshots.current().unwrap().is_none());
+        let first = write(&snapshots, 9);
+        let second = write(&snapshots, 10);
+        assert!(!first.path.exists());
+        let (current, file) = snapshots.current().unwrap().unwrap();
+        assert_eq!((current, &file), (meta(10), &second));
+        let (loaded_meta, loaded) = file.load().unwrap();
+        assert_eq!(loaded_meta, meta(10));
+        let records = |state: &State| state.keys().map(|key| (key.clone(), state.record(&key))).collect::<Vec<_>>();
+        assert_eq!(records(&loaded), records(&state()));
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_cut_is_refused_and_an_unfinished_one_is_none() {
+        let home = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(home.path()).unwrap();
+        drop(snapshots.write(&meta(3)).unwrap());
+        assert!(snapshots.current().unwrap().is_none());
+        let file = write(&snapshots, 4);
+        let whole = fs::read(&file.path).unwrap();
+        for bit in 0..whole.len() * 8 {
+            let mut broken = whole.clone();
+            broken[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&file.path, &broken).unwrap();
+            assert!(file.load().is_err(), "bit {bit}");
+        }
+        for cut in 0..whole.len() {
+            fs::write(&file.path, &whole[..cut]).unwrap();
+            assert!(file.load().is_err(), "cut at {cut}");
+        }
+        fs::write(&file.path, &whole[..10]).unwrap();
+        assert!(snapshots.current().unwrap().is_none());
+    }
+}

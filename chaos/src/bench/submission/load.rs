@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tokio::io::AsyncWriteExt;
@@ -21,7 +21,8 @@ pub(super) struct Load<'a> {
 pub(super) struct Done {
     pub(super) refused: usize,
     pub(super) first_refusal: String,
-    latencies_ms: Vec<f64>,
+    /// From MAIL to 250.
+    pub(super) latencies: Vec<Duration>,
 }
 
 /// What one connection needs, owned so that it can be spawned.
@@ -57,13 +58,9 @@ impl Load<'_> {
 }
 
 impl Done {
-    pub(super) fn percentile_ms(&self, part: f64) -> f64 {
-        crate::report::percentile(&self.latencies_ms, part)
-    }
-
     fn add(&mut self, other: Self) {
         self.refused += other.refused;
-        self.latencies_ms.extend(other.latencies_ms);
+        self.latencies.extend(other.latencies);
         if self.first_refusal.is_empty() {
             self.first_refusal = other.first_refusal;
         }
@@ -99,7 +96,7 @@ impl Client {
         stream.get_mut().write_all(&self.message).await?;
         stream.get_mut().flush().await?;
         let (code, text) = answer(stream).await?;
-        done.latencies_ms.push(started.elapsed().as_secs_f64() * 1e3);
+        done.latencies.push(started.elapsed());
         if code != 250 {
             done.refused += 1;
             done.first_refusal = text;

@@ -14,19 +14,20 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde::Serialize;
 
-use crate::bench::cpu;
-use crate::report::{Range, machine_load};
+use crate::machine;
+use crate::report::{Report, Row, Sample, percentile_ms};
 
 use load::Load;
 use sink::Sink;
 
 /// How long the sink may take to get the rest once all clients are done.
 const DELIVERY_PATIENCE: Duration = Duration::from_secs(120);
+/// Messages before the clock starts.
+const WARM_UP: usize = 20;
 
 /// One kind of load.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) connections: usize,
     /// Messages in one session; 1 = a TLS handshake and a login for each.
@@ -55,131 +56,61 @@ pub(crate) struct Server {
     _directory: tempfile::TempDir,
 }
 
-#[derive(Clone, Serialize)]
-pub(crate) struct Measured {
-    pub(crate) messages_per_s: f64,
-    pub(crate) p50_ms: f64,
-    pub(crate) p99_ms: f64,
-    pub(crate) cpu_s_per_1000: f64,
-    pub(crate) refused: usize,
-}
-
-#[derive(Serialize)]
-pub(crate) struct Row {
-    pub(crate) shape: Shape,
-    pub(crate) outgate: Summary,
-    /// Absent where no Postfix is installed.
-    pub(crate) postfix: Option<Summary>,
-    /// outgate's messages per second in terms of Postfix's.
-    pub(crate) speed_ratio: Option<f64>,
-    pub(crate) cpu_ratio: Option<f64>,
-}
-
-#[derive(Serialize)]
-pub(crate) struct Summary {
-    pub(crate) messages_per_s: Range,
-    pub(crate) p50_ms: Range,
-    pub(crate) p99_ms: Range,
-    pub(crate) cpu_s_per_1000: Range,
-}
-
-#[derive(Serialize)]
-pub(crate) struct Report {
-    pub(crate) rounds: usize,
-    pub(crate) load_before: f64,
-    pub(crate) rows: Vec<Row>,
-}
-
 /// Runs all shapes `rounds` times, outgate and Postfix in turns.
-pub(crate) fn run(rounds: usize) -> Result<Report> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let load_before = machine_load()?;
-    let rows = SHAPES.iter().map(|shape| runtime.block_on(measure_shape(*shape, rounds))).collect::<Result<_>>()?;
-    Ok(Report { rounds, load_before, rows })
+pub(crate) async fn run(rounds: usize) -> Result<Report> {
+    let mut rows = Vec::new();
+    for shape in SHAPES {
+        rows.extend(measure_shape(shape, rounds).await?);
+    }
+    let notes = vec![
+        "From AUTH PLAIN over STARTTLS to delivery into a sink; every message is on disk before its 250.".to_owned(),
+        "p50 and p99 are from MAIL to 250; CPU is that of all the server's processes.".to_owned(),
+    ];
+    Ok(Report { bench: "submission", rounds, rows, notes })
 }
 
-async fn measure_shape(shape: Shape, rounds: usize) -> Result<Row> {
+async fn measure_shape(shape: Shape, rounds: usize) -> Result<Vec<Row>> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         ours.push(measure(shape, product::start).await.context("outgate")?);
         if postfix::is_installed() {
-            theirs.push(measure(shape, postfix::start).await.context("postfix")?);
+            theirs.push(measure(shape, postfix::start).await.context("Postfix")?);
         }
     }
-    let outgate = summary(&ours);
-    let postfix = (!theirs.is_empty()).then(|| summary(&theirs));
-    let speed_ratio = postfix.as_ref().map(|peer| outgate.messages_per_s.median / peer.messages_per_s.median);
-    let cpu_ratio = postfix.as_ref().map(|peer| outgate.cpu_s_per_1000.median / peer.cpu_s_per_1000.median);
-    Ok(Row { shape, outgate, postfix, speed_ratio, cpu_ratio })
+    let peer = match theirs.is_empty() {
+        true => Row::not_installed("Postfix", shape.name()),
+        false => Row::measured("Postfix", shape.name(), theirs, &ours),
+    };
+    Ok(vec![Row::measured("outgate", shape.name(), ours.clone(), &ours), peer])
 }
 
-async fn measure(shape: Shape, start: fn(SocketAddr) -> Result<Server>) -> Result<Measured> {
+async fn measure(shape: Shape, start: fn(SocketAddr) -> Result<Server>) -> Result<Sample> {
+    let load_average = machine::load();
     let sink = Sink::start().await?;
     let server = start(sink.address)?;
-    // The first login hashes the password and the first delivery opens the connection: both once per server, not per message.
-    Load { shape: Shape { messages: 20, connections: 2, ..shape }, server: &server }.run().await?;
-    sink.wait(20, DELIVERY_PATIENCE).await?;
-    let (cpu_before, started) = (cpu::tree_seconds(server.pid)?, Instant::now());
-    let done = Load { shape, server: &server }.run().await?;
+    // The first login hashes the password and the first delivery opens the connection: once per server, not per message.
+    Load { shape: Shape { messages: WARM_UP, connections: 2, ..shape }, server: &server }.run().await?;
+    sink.wait(WARM_UP, DELIVERY_PATIENCE).await?;
+    let (cpu_before, started) = (machine::tree_cpu_seconds(server.pid), Instant::now());
+    let mut done = Load { shape, server: &server }.run().await?;
     ensure!(done.refused == 0, "{} messages were refused, the first: {}", done.refused, done.first_refusal);
-    sink.wait(20 + shape.messages, DELIVERY_PATIENCE).await?;
-    let elapsed = started.elapsed().as_secs_f64();
-    let cpu = cpu::tree_seconds(server.pid)? - cpu_before;
-    Ok(Measured {
-        messages_per_s: shape.messages as f64 / elapsed,
-        p50_ms: done.percentile_ms(0.50),
-        p99_ms: done.percentile_ms(0.99),
-        cpu_s_per_1000: cpu * 1000.0 / shape.messages as f64,
-        refused: done.refused,
+    sink.wait(WARM_UP + shape.messages, DELIVERY_PATIENCE).await?;
+    let (seconds, cpu) = (started.elapsed().as_secs_f64(), machine::tree_cpu_seconds(server.pid) - cpu_before);
+    let count = f64::from(u32::try_from(shape.messages)?);
+    done.latencies.sort_unstable();
+    Ok(Sample {
+        per_second: count / seconds,
+        p50_ms: percentile_ms(&done.latencies, 50),
+        p99_ms: percentile_ms(&done.latencies, 99),
+        cpu_us_each: cpu * 1e6 / count,
+        load_average,
     })
 }
 
-fn summary(rounds: &[Measured]) -> Summary {
-    let range = |value: fn(&Measured) -> f64| Range::of(rounds.iter().map(value));
-    Summary {
-        messages_per_s: range(|m| m.messages_per_s),
-        p50_ms: range(|m| m.p50_ms),
-        p99_ms: range(|m| m.p99_ms),
-        cpu_s_per_1000: range(|m| m.cpu_s_per_1000),
-    }
-}
-
-impl Report {
-    /// The table as it stands in README.
-    pub(crate) fn table(&self) -> String {
-        let mut lines = vec![
-            "| load | outgate msg/s | Postfix msg/s | ratio | outgate p50 / p99 ms | Postfix p50 / p99 ms | outgate CPU s/1,000 | Postfix CPU s/1,000 |".to_owned(),
-            "|---|---|---|---|---|---|---|---|".to_owned(),
-        ];
-        lines.extend(self.rows.iter().map(Row::line));
-        lines.push(format!(
-            "\nMedians (smallest–largest) of {} rounds in turns; load average before: {:.2}.",
-            self.rounds, self.load_before
-        ));
-        lines.join("\n")
-    }
-}
-
-impl Row {
-    fn line(&self) -> String {
-        let shape = self.shape;
-        let kind = if shape.per_session == 1 { "one message a session" } else { "reused sessions" };
-        let name = format!("{} KiB, {} connections, {kind}", shape.size >> 10, shape.connections);
-        let peer =
-            |show: fn(&Summary) -> String| self.postfix.as_ref().map_or_else(|| "not installed".to_owned(), show);
-        let speed = |s: &Summary| s.messages_per_s.show(0);
-        let latency = |s: &Summary| format!("{:.1} / {:.1}", s.p50_ms.median, s.p99_ms.median);
-        let cpu = |s: &Summary| s.cpu_s_per_1000.show(2);
-        let ratio = self.speed_ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.1}×"));
-        format!(
-            "| {name} | {} | {} | {ratio} | {} | {} | {} | {} |",
-            speed(&self.outgate),
-            peer(speed),
-            latency(&self.outgate),
-            peer(latency),
-            cpu(&self.outgate),
-            peer(cpu)
-        )
+impl Shape {
+    fn name(self) -> String {
+        let sessions = if self.per_session == 1 { "one message a session" } else { "reused sessions" };
+        format!("{} KiB, {} connections, {sessions}", self.size >> 10, self.connections)
     }
 }
 

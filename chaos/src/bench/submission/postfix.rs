@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Server;
 use crate::bench::process;
+use crate::machine;
 
 const MASTER: &str = "/usr/lib/postfix/sbin/master";
 const LOGIN: &str = "bench@bench.test";
@@ -24,7 +25,7 @@ pub(super) fn is_installed() -> bool {
 pub(super) fn start(sink: SocketAddr) -> Result<Server> {
     let directory = tempfile::tempdir()?;
     let base = directory.path();
-    let port = process::free_port()?;
+    let port = machine::free_port()?;
     for folder in ["conf", "conf/sasl", "spool", "data", "sasl"] {
         fs::create_dir_all(base.join(folder))?;
     }

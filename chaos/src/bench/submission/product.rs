@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Server;
 use crate::bench::process;
+use crate::machine;
 
 const LOGIN: &str = "bench@bench.test";
 const PASSWORD: &str = "a password for the bench";
@@ -15,7 +16,7 @@ const PASSWORD: &str = "a password for the bench";
 pub(crate) fn start(sink: SocketAddr) -> Result<Server> {
     let directory = tempfile::tempdir()?;
     let (data, config) = (directory.path().join("data"), directory.path().join("outgate.toml"));
-    let port = process::free_port()?;
+    let port = machine::free_port()?;
     std::fs::write(
         &config,
         format!(
