@@ -50,8 +50,9 @@ impl Node {
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let config = Arc::new(config);
         let hostname = config.node.effective_hostname();
-        let tls = ServerTls::load(&config.tls, &config.node.data_dir, &hostname)?;
+        // First of all, because it tells a directory that is none of ours before anything is written there.
         let cluster = open_cluster(&config).await?;
+        let tls = ServerTls::load(&config.tls, &config.node.data_dir, &hostname)?;
         let line = Arc::new(open_line(&config, hostname, cluster).await?);
         let listeners = Listeners::start(&config.listener, line.clone(), tls.clone()).await?;
         let listeners = Arc::new(listeners);
@@ -193,7 +194,8 @@ async fn expire_quarantine(quarantine: Quarantine, maillog: Maillog) {
 }
 
 fn expired(id: crate::mail::MessageId, at_ms: u64) -> Record {
-    let event = Event::Change { status: Status::Expired, by: "outgate".to_owned(), detail: "left quarantine".to_owned() };
+    let event =
+        Event::Change { status: Status::Expired, by: "outgate".to_owned(), detail: "left quarantine".to_owned() };
     Record { at_ms, id, event }
 }
 

@@ -3,12 +3,14 @@
 //! Limits and locks are advice here, from this node's replica; only the admission decides.
 //!
 //! A recipient's domain is looked up only where the mail is delivered by MX. With a relay or a route somebody else
-//! knows where the domain is, and this node may well have no DNS to ask. An answer that DNS fails to give is no reason to refuse a recipient: the queue
-//! will ask again.
+//! knows where the domain is, and this node may well have no DNS to ask. An answer that DNS fails to give is no reason
+//! to refuse a recipient: the queue will ask again.
+
+use std::time::Duration;
 
 use outgate_cluster::state::settings::{Settings, ValidSender};
 use outgate_cluster::state::{Advice, UserView};
-use outgate_cluster::{Cluster, Command, Outcome};
+use outgate_cluster::{Command, Outcome};
 
 use crate::dns::Exchangers;
 use crate::mail::{Address, ReversePath};
@@ -17,6 +19,7 @@ use crate::policy::sender::permits;
 use crate::smtp::Reply;
 use crate::submission::{Client, Line, limit_reply, recipient_hash};
 
+const COUNT_TIMEOUT: Duration = Duration::from_secs(1);
 /// More recipients than any limit.
 const UNREACHABLE: u64 = 1 << 40;
 
@@ -67,8 +70,11 @@ pub async fn recipient(
     if view.is_beside_contact {
         return Err(Reply::locked_recipient());
     }
-    if !view.has_route {
-        deliverable(line, &user, recipient).await?;
+    if !view.has_route
+        && let Err(refusal) = deliverable(line, recipient).await
+    {
+        count_invalid(line, client, &user, transaction.reverse_path).await;
+        return Err(refusal);
     }
     if view.fits { Ok(()) } else { Err(Reply::distinct_recipients(user.settings.max_recipients_per_day)) }
 }
@@ -76,12 +82,12 @@ pub async fn recipient(
 /// Counts a recipient that could not even be parsed.
 pub async fn malformed_recipient(line: &Line, client: &Client) {
     if let Some(user) = line.directory.current(&client.user) {
-        count_invalid(line, &user);
+        // Without an address there may be no sender either: counted for the User alone.
+        count_invalid(line, client, &user, &ReversePath::Null).await;
     }
 }
 
-/// `valid_sender_required`: PRODUCT's `domain` is a look-up here. `mailbox` asks the domain alone as well: the callout
-/// is another part's work, and a sender that it would refuse is one that its own server refuses, too.
+/// `valid_sender_required`. `mailbox` asks DNS for the domain, as `domain` does: there is no callout to the sender's MX yet.
 async fn valid_sender(line: &Line, settings: &Settings, address: &Address) -> Result<(), Reply> {
     match settings.valid_sender_required {
         ValidSender::Off => return Ok(()),
@@ -153,31 +159,32 @@ fn view(line: &Line, client: &Client, user: &UserView, transaction: &Transaction
     })
 }
 
-async fn deliverable(line: &Line, user: &UserView, recipient: &Address) -> Result<(), Reply> {
+async fn deliverable(line: &Line, recipient: &Address) -> Result<(), Reply> {
     // An address literal needs no look-up.
     let Some(domain) = recipient.dns_domain() else { return Ok(()) };
-    let refusal = match line.dns.exchangers(&domain).await {
-        Ok(Exchangers::Hosts(_)) | Err(_) => return Ok(()),
-        Ok(Exchangers::Null) => Reply::recipient_null_mx(),
-        Ok(Exchangers::None) => Reply::recipient_domain_unknown(),
-    };
-    count_invalid(line, user);
-    Err(refusal)
+    match line.dns.exchangers(&domain).await {
+        Ok(Exchangers::Hosts(_)) | Err(_) => Ok(()),
+        Ok(Exchangers::Null) => Err(Reply::recipient_null_mx()),
+        Ok(Exchangers::None) => Err(Reply::recipient_domain_unknown()),
+    }
 }
 
-/// Proposes the count beside the session: the client's answer does not wait for it.
-fn count_invalid(line: &Line, user: &UserView) {
-    let (cluster, metrics): (Cluster, _) = (line.cluster.clone(), std::sync::Arc::clone(&line.metrics));
-    let command = Command::InvalidRecipients { user: user.id, identity: None, count: 1 };
-    let login = user.login.clone();
-    tokio::spawn(async move {
-        match cluster.propose(command).await.map(|applied| applied.outcome) {
-            Ok(Outcome::Lock(Some(change))) => {
-                metrics.locks.get_or_create(&"invalid_recipients".into()).inc();
-                tracing::warn!(user = %login, to = ?change.to, "locked for invalid recipients");
+/// The count is committed before the client hears its 5xx, so a lock that it causes holds from the next message on.
+/// A store that is slow is not waited for: a count may be lost, an answer may not.
+async fn count_invalid(line: &Line, client: &Client, user: &UserView, reverse_path: &ReversePath) {
+    let identity = known_identity(client, user, reverse_path);
+    let propose = line.cluster.propose(Command::InvalidRecipients { user: user.id, identity, count: 1 });
+    match tokio::time::timeout(COUNT_TIMEOUT, propose).await {
+        Ok(Ok(applied)) => {
+            if let Outcome::Lock(Some(change)) = applied.outcome {
+                line.metrics.locks.get_or_create(&"invalid_recipients".into()).inc();
+                tracing::warn!(user = %user.login, to = ?change.to, index = applied.index, "locked for invalid recipients");
             }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, user = %login, "an invalid recipient was not counted"),
         }
-    });
+        Ok(Err(error)) => tracing::warn!(%error, user = %user.login, "an invalid recipient was not counted"),
+        Err(_) => tracing::warn!(user = %user.login, "an invalid recipient may not have been counted"),
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,8 @@
 
 mod act;
 mod decide;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod judge;
 mod record;
 
@@ -93,3 +95,6 @@ pub async fn submit(line: &Line, incoming: Incoming) -> Reply {
 pub fn refused(line: &Line, id: MessageId, client: &Client, envelope: &Envelope, size: u64, reply: &Reply) {
     record::refused(line, id, client, envelope, size, reply);
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,12 +72,11 @@ fn server_config(files: &Files) -> Result<ServerConfig, TlsError> {
 
 fn unusable(files: &Files, error: &rustls::Error) -> TlsError {
     let (certificate, key) = (files.certificate.display(), files.key.display());
-    TlsError(match error {
-        rustls::Error::InconsistentKeys(_) => {
-            format!("{key} is not the key of {certificate}: give the key that the certificate was made with")
-        }
-        error => format!("{certificate} with {key} cannot be used: {error}"),
-    })
+    if matches!(error, rustls::Error::InconsistentKeys(_)) {
+        let mend = "give the key that the certificate was made with";
+        return TlsError(format!("{key} is not the key of {certificate}: {mend}"));
+    }
+    TlsError(format!("{certificate} with {key} cannot be used: {error}"))
 }
 
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -1,5 +1,11 @@
 //! The leader's clock: it anchors at the machine's time once and then runs with the monotonic clock.
 
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "the one place that reads a clock, for the stamp"
+)]
+
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::name::Timestamp;

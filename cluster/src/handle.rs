@@ -121,7 +121,17 @@ impl Cluster {
         }
         let clock = Clock::anchored(replica.read(State::now));
         let proposer = Proposer::start(raft.clone(), clock, options.propose_timeout, failure.clone());
-        let upkeep = Upkeep::new(raft.clone(), proposer.clone(), log, opened.keeper.clone(), failure.clone(), limits);
+        let upkeep = Upkeep {
+            raft: raft.clone(),
+            replica: replica.clone(),
+            clock,
+            proposer: proposer.clone(),
+            log,
+            keeper: opened.keeper.clone(),
+            failure: failure.clone(),
+            limits,
+            snapshot_at: 0,
+        };
         let (epoch, upkeep) = (home.identity.epoch, tokio::spawn(upkeep.run()));
         let inner = Inner {
             node,
@@ -175,10 +185,10 @@ impl Cluster {
     pub async fn admit(&self, mut admit: Admit) -> Result<Applied<Admission>, ProposeError> {
         admit.settled_below = self.inner.settlement.lock().unwrap_or_else(PoisonError::into_inner).settled_below();
         let Applied { index, at, outcome } = self.propose(Command::Admit(admit)).await?;
-        match outcome {
-            Outcome::Admission(outcome) => Ok(Applied { index, at, outcome }),
-            other => Err(ProposeError::Stopped(format!("an admission was answered with {other:?}"))),
-        }
+        let Outcome::Admission(outcome) = outcome else {
+            return Err(ProposeError::Stopped("an admission was answered with another outcome".to_owned()));
+        };
+        Ok(Applied { index, at, outcome })
     }
 
     pub async fn propose(&self, command: Command) -> Result<Applied<Outcome>, ProposeError> {

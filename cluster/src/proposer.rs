@@ -6,12 +6,13 @@
 //! Invariants:
 //! * At most [`ENTRIES_IN_FLIGHT_MAX`] entries are with openraft, whose own queues know no bound.
 //! * The queue holds at most [`QUEUE_COMMANDS_MAX`] commands and [`QUEUE_BYTES_MAX`] bytes; more are refused at once.
+//! * A batch that a caller proposes is an entry of its own: batches do not nest.
 //! * Nobody waits longer than the timeout: openraft may never answer when a snapshot supersedes an entry.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{ClientWriteError, Fatal};
+use openraft::error::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -37,6 +38,12 @@ struct Waiting {
     encoded: Vec<u8>,
     answer: oneshot::Sender<Answer>,
     _bytes: OwnedSemaphorePermit,
+}
+
+impl Waiting {
+    fn is_batch(&self) -> bool {
+        matches!(self.command, Command::Batch(_))
+    }
 }
 
 /// Takes commands in; cheap to clone.
@@ -102,11 +109,11 @@ async fn pack(raft: Raft, clock: Clock, timeout: Duration, mut waiting: mpsc::Re
 
 /// Takes what waits, up to the size of an entry; returns the one that did not fit any more.
 fn fill(first: Waiting, waiting: &mut mpsc::Receiver<Waiting>) -> (Vec<Waiting>, Option<Waiting>) {
-    let mut bytes = first.encoded.len();
+    let mut bytes = if first.is_batch() { BATCH_BYTES_MAX } else { first.encoded.len() };
     let mut batch = vec![first];
     while bytes < BATCH_BYTES_MAX {
         match waiting.try_recv() {
-            Ok(next) if bytes + next.encoded.len() > BATCH_BYTES_MAX => return (batch, Some(next)),
+            Ok(next) if next.is_batch() || bytes + next.encoded.len() > BATCH_BYTES_MAX => return (batch, Some(next)),
             Ok(next) => {
                 bytes += next.encoded.len();
                 batch.push(next);
@@ -126,7 +133,7 @@ async fn propose_entry(
 ) {
     let (stamped, answers) = stamp(at, batch);
     match raft.client_write_ff(stamped).await {
-        Err(fatal) => fail_all(answers, &ProposeError::Stopped(describe(&fatal))),
+        Err(fatal) => fail_all(answers, &ProposeError::Stopped(fatal.to_string())),
         Ok(answer) => {
             tokio::spawn(async move {
                 match tokio::time::timeout(timeout, answer).await {
@@ -169,22 +176,27 @@ fn distribute(result: ClientWriteResult<TypeConfig>, answers: Vec<oneshot::Sende
         }
     };
     let (index, Reply { at, outcome }) = (response.log_id.index, response.data);
-    let outcomes = match outcome {
-        Outcome::Batch(outcomes) if answers.len() > 1 => outcomes,
-        single => vec![single],
+    if let [_] = answers.as_slice() {
+        return answers
+            .into_iter()
+            .zip([outcome])
+            .for_each(|(answer, outcome)| give(answer, Applied { index, at, outcome }));
+    }
+    let Outcome::Batch(outcomes) = outcome else {
+        return fail_all(answers, &ProposeError::Stopped("a batch was answered with another outcome".to_owned()));
     };
     for (answer, outcome) in answers.into_iter().zip(outcomes) {
-        // A caller that no longer waits has timed out or was cancelled.
-        drop(answer.send(Ok(Applied { index, at, outcome })));
+        give(answer, Applied { index, at, outcome });
     }
+}
+
+/// A caller that no longer waits has timed out or was cancelled.
+fn give(answer: oneshot::Sender<Answer>, applied: Applied<Outcome>) {
+    drop(answer.send(Ok(applied)));
 }
 
 fn fail_all(answers: Vec<oneshot::Sender<Answer>>, error: &ProposeError) {
     for answer in answers {
         drop(answer.send(Err(error.clone())));
     }
-}
-
-fn describe(fatal: &Fatal<u64>) -> String {
-    fatal.to_string()
 }

@@ -4,31 +4,31 @@ use std::time::Duration;
 
 use openraft::{BasicNode, RaftMetrics};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::command::Command;
 use crate::proposer::Proposer;
 use crate::raft::Raft;
 use crate::store::keeper::Keeper;
 use crate::store::log::Log;
+use crate::store::machine::Replica;
 use crate::store::{Failure, Limits};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A node without proposals lets time pass this rarely, so that its log does not grow for nothing.
-const IDLE_TICK_INTERVAL: Duration = Duration::from_secs(60);
+const IDLE_TICK_INTERVAL_MS: u64 = 60_000;
 
 pub(crate) struct Upkeep {
-    raft: Raft,
-    proposer: Proposer,
-    log: Log,
-    keeper: Keeper,
-    failure: Failure,
-    limits: Limits,
-    last_tick: Instant,
-    /// The log's end after the last tick; nothing was proposed since then where it is still the same.
-    ticked_at: u64,
+    pub(crate) raft: Raft,
+    pub(crate) replica: Replica,
+    pub(crate) clock: Clock,
+    pub(crate) proposer: Proposer,
+    pub(crate) log: Log,
+    pub(crate) keeper: Keeper,
+    pub(crate) failure: Failure,
+    pub(crate) limits: Limits,
     /// The log's end when the last snapshot was asked for.
-    snapshot_at: u64,
+    pub(crate) snapshot_at: u64,
 }
 
 /// Resolves with the reason when raft's task has ended.
@@ -40,17 +40,6 @@ async fn end_of_raft(metrics: &mut watch::Receiver<RaftMetrics<u64, BasicNode>>)
 }
 
 impl Upkeep {
-    pub(crate) fn new(
-        raft: Raft,
-        proposer: Proposer,
-        log: Log,
-        keeper: Keeper,
-        failure: Failure,
-        limits: Limits,
-    ) -> Self {
-        Self { raft, proposer, log, keeper, failure, limits, last_tick: Instant::now(), ticked_at: 0, snapshot_at: 0 }
-    }
-
     /// Until the store stops.
     pub(crate) async fn run(mut self) {
         let mut metrics = self.raft.metrics();
@@ -81,14 +70,14 @@ impl Upkeep {
     }
 
     /// Locks, blocks and old counters expire by the log's time, which stands still without entries.
-    async fn tick(&mut self) {
-        if self.end() == self.ticked_at && self.last_tick.elapsed() < IDLE_TICK_INTERVAL {
+    async fn tick(&self) {
+        let now = self.clock.now();
+        let (seen, due) = self.replica.read(|state| (state.now(), state.next_due()));
+        if due.is_none_or(|due| due > now) && now.millis_since(seen) < IDLE_TICK_INTERVAL_MS {
             return;
         }
-        self.last_tick = Instant::now();
-        match self.proposer.propose(Command::Tick).await {
-            Ok(applied) => self.ticked_at = applied.index,
-            Err(error) => tracing::debug!("no tick: {error}"),
+        if let Err(error) = self.proposer.propose(Command::Tick).await {
+            tracing::debug!("no tick: {error}");
         }
     }
 

@@ -8,7 +8,7 @@ mod auth_blocks;
 mod check;
 mod client;
 mod cluster;
-//DEV mod dev;
+mod dev;
 mod dkim;
 mod domain;
 mod failure;
@@ -45,7 +45,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Try it on this machine: a node, a domain, users, a sink and some traffic
-    //DEV Dev(Box<dev::Args>),
+    Dev(Box<dev::Args>),
     /// Run a node
     Run(run::Args),
     /// Examine configuration and surroundings; changes nothing
@@ -90,7 +90,7 @@ pub fn main() -> ExitCode {
 
 fn execute(verb: Verb) -> Outcome {
     match verb {
-        //DEV Verb::Dev(args) => dev::execute(*args),
+        Verb::Dev(args) => dev::execute(*args),
         Verb::Run(args) => run::execute(&args),
         Verb::Check(args) => check::execute(&args),
         Verb::Init(args) => init::execute(&args),

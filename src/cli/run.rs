@@ -13,6 +13,9 @@ use crate::node::Node;
 use crate::tls::TlsError;
 use crate::web::WebError;
 
+/// Parts that tell more than an operator wants to know; `log.level` may name them again.
+const QUIETER: &str = "openraft=warn,sled=warn,hickory_resolver=warn";
+
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The node's configuration
@@ -32,7 +35,7 @@ pub(super) fn execute(args: &Args) -> Outcome {
 }
 
 fn log_to_stderr(config: &LogConfig) -> Outcome {
-    let filter = EnvFilter::try_new(&config.level)
+    let filter = EnvFilter::try_new(format!("{QUIETER},{}", config.level))
         .map_err(|error| Failure::wrong(format!("log.level: {error}: give info, or info,outgate::delivery=debug")))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());

@@ -1,7 +1,5 @@
 //! `outgate why`: an explanation in words.
 
-use std::fmt::Write;
-
 use serde_json::Value;
 
 use super::Outcome;
@@ -51,8 +49,8 @@ impl Text {
     }
 
     fn raw(&mut self, line: &str) {
-        // Writing to a String cannot fail.
-        let _: std::fmt::Result = writeln!(self.0, "{line}");
+        self.0.push_str(line);
+        self.0.push('\n');
     }
 }
 
@@ -92,13 +90,11 @@ fn submission(text: &mut Text, at: &str, event: &Value) {
         text.value("counter", counter);
     }
     text.value("lock", &event["lock"]);
-    text.line(
-        "decided",
-        match &event["log_index"] {
-            Value::Null => "on this node, without an entry of the replicated log".to_owned(),
-            index => format!("by entry {} of the replicated log", cell(index)),
-        },
-    );
+    let decided = match event["log_index"].as_u64() {
+        None => "on this node, without an entry of the replicated log".to_owned(),
+        Some(index) => format!("by entry {index} of the replicated log"),
+    };
+    text.line("decided", decided);
     text.line("reply", format!("{} ({})", cell(&event["reply"]), cell(&event["status"])));
 }
 

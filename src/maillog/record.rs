@@ -80,8 +80,11 @@ pub enum Status {
     Removed,
     Quarantined,
     Released,
+    /// Not taken for who sends, or not now: a lock, a limit, a User that is gone, no decision.
     Rejected,
+    /// Not taken for what it is: form, size, author, content that could not be held.
     Refused,
+    /// Answered with 250 and dropped (`locked_response = discard`).
     Discarded,
 }
 

@@ -101,3 +101,74 @@ impl Disposition {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use outgate_cluster::command::LockState;
+
+    use super::*;
+    use crate::check::Fault;
+
+    fn verdict(class: Class) -> Verdict {
+        let refusal = match class {
+            Class::Blocked => Some(Refusal::Structure(Fault::Partial)),
+            Class::Oversize => Some(Refusal::TooLarge { limit: 9 }),
+            Class::Clean | Class::Unsure | Class::Spam | Class::Phish | Class::Virus | Class::Locked | Class::Limit => {
+                None
+            }
+        };
+        Verdict { class, score: 0, refusal }
+    }
+
+    #[test]
+    fn what_policy_wants() {
+        let blocks = Settings { block_spam: true, ..Settings::default() };
+        let accepts = Settings { quarantine_response: QuarantineResponse::Accepted, ..blocks.clone() };
+        let passes = Settings { block_spam: false, ..Settings::default() };
+        let (rejected, accepted) =
+            (Intent::Hold(QuarantineResponse::Rejected), Intent::Hold(QuarantineResponse::Accepted));
+        for (settings, class, expected, wish) in [
+            (&blocks, Class::Clean, Intent::Deliver, Some(Wish::Accept)),
+            (&blocks, Class::Unsure, Intent::Deliver, Some(Wish::Accept)),
+            (&blocks, Class::Spam, rejected.clone(), Some(Wish::Refuse)),
+            (&blocks, Class::Phish, rejected, Some(Wish::Refuse)),
+            (&accepts, Class::Spam, accepted, Some(Wish::Accept)),
+            (&passes, Class::Spam, Intent::Deliver, Some(Wish::Accept)),
+            (&passes, Class::Virus, Intent::Virus, Some(Wish::Refuse)),
+            (&accepts, Class::Virus, Intent::Virus, Some(Wish::Refuse)),
+            (&blocks, Class::Blocked, Intent::Refuse(Refusal::Structure(Fault::Partial)), None),
+            (&blocks, Class::Oversize, Intent::Refuse(Refusal::TooLarge { limit: 9 }), None),
+        ] {
+            let intent = intent(&verdict(class), settings);
+            assert_eq!((&intent, intent.wish()), (&expected, wish), "{class:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_decision_makes_of_it() {
+        let settings = Settings { locked_response: LockedResponse::Discard, ..Settings::default() };
+        let (unit, window) = (LimitUnit::Messages, Window::Hour);
+        let scope = Scope::User;
+        let limit = AdmissionVerdict::Limit { scope, window, unit, limit: 5, retry_after_s: 7 };
+        let locked = AdmissionVerdict::Locked { scope, state: LockState::LockedManually };
+        let held = Intent::Hold(QuarantineResponse::Rejected);
+        for (intent, decision, expected, class) in [
+            (Intent::Deliver, AdmissionVerdict::Accepted, Disposition::Deliver, Class::Spam),
+            (held.clone(), AdmissionVerdict::Recorded, Disposition::Hold(QuarantineResponse::Rejected), Class::Spam),
+            (Intent::Virus, AdmissionVerdict::Recorded, Disposition::Virus, Class::Spam),
+            (Intent::Deliver, limit, Disposition::Limit { limit: 5, unit, window, retry_after_s: 7 }, Class::Limit),
+            (held, locked, Disposition::Locked { scope, response: LockedResponse::Discard }, Class::Locked),
+            (
+                Intent::Deliver,
+                AdmissionVerdict::DistinctRecipients { limit: 3, retry_after_s: 1 },
+                Disposition::DistinctRecipients { limit: 3 },
+                Class::Limit,
+            ),
+            (Intent::Deliver, AdmissionVerdict::NoUser, Disposition::NoUser, Class::Spam),
+            (Intent::Deliver, AdmissionVerdict::Stale, Disposition::Undecided, Class::Spam),
+        ] {
+            let disposition = disposition(intent, &decision, &settings);
+            assert_eq!((&disposition, disposition.class(&verdict(Class::Spam))), (&expected, class), "{decision:?}");
+        }
+    }
+}

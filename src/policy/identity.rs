@@ -81,3 +81,59 @@ fn normalised(text: &str) -> Option<String> {
     }
     (!identity.is_empty()).then_some(identity)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn of(method: IdentificationMethod, headers: &[(&str, Option<&str>)], text: &str) -> Option<String> {
+        let rule = |(name, regex): &(&str, Option<&str>)| IdentificationHeader {
+            name: (*name).to_owned(),
+            regex: regex.map(str::to_owned),
+            remove: false,
+        };
+        let settings = Settings {
+            identification_method: method,
+            identification_headers: headers.iter().map(rule).collect(),
+            ..Settings::default()
+        };
+        let message = Message::new(Bytes::from(text.to_owned()));
+        let reverse_path = ReversePath::Address("Carol@Example.com".parse().unwrap());
+        let traits = Traits {
+            reverse_path: &reverse_path,
+            authentication_user: Some("Login@example.com"),
+            message: Some(&message),
+        };
+        identity(&settings, traits)
+    }
+
+    #[test]
+    fn each_method_finds_its_own() {
+        let text = "X-User: Dave\r\nX-Mail: \"x\" <erin@example.com>\r\n\r\n";
+        let found = |text: &str| Some(text.to_owned());
+        assert_eq!(of(IdentificationMethod::None, &[("X-User", None)], text), None);
+        assert_eq!(of(IdentificationMethod::EnvelopeSender, &[], text), found("carol@example.com"));
+        assert_eq!(of(IdentificationMethod::AuthenticationUser, &[], text), found("login@example.com"));
+        let header = |headers: &[(&str, Option<&str>)]| of(IdentificationMethod::Header, headers, text);
+        assert_eq!(header(&[("X-None", None), ("x-user", None)]), found("dave"));
+        assert_eq!(header(&[("X-Mail", Some("<([^@]+)@"))]), found("erin"));
+        assert_eq!(header(&[("X-Mail", Some("erin@[a-z.]+"))]), found("erin@example.com"), "no group: the match");
+        assert_eq!(header(&[("X-Mail", Some("nobody")), ("X-User", None)]), None, "the first header present wins");
+        assert_eq!(header(&[("X-User", Some("(broken"))]), None);
+        assert_eq!(header(&[]), None);
+    }
+
+    #[test]
+    fn an_identity_is_bounded_and_printable() {
+        let long = format!("X-User: {}\r\n\r\n", "\u{e4}\u{1}".repeat(500));
+        let identity = of(IdentificationMethod::Header, &[("X-User", None)], &long).unwrap();
+        assert_eq!(identity.len(), 254);
+        assert!(!identity.contains('\u{1}'));
+        let endless = format!("X-User: {}\r\n\r\n", "a".repeat(FIELD_LENGTH_MAX + 1));
+        assert_eq!(of(IdentificationMethod::Header, &[("X-User", None)], &endless), None);
+    }
+}

@@ -152,4 +152,48 @@ mod tests {
             assert_eq!(address_matches(pattern, address), expected, "{pattern} {address}");
         }
     }
+
+    fn settings(change: impl FnOnce(&mut Settings)) -> Settings {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        settings
+    }
+
+    fn list(items: &[&str]) -> Vec<String> {
+        items.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_rules_come_in_their_order() {
+        let ruled = settings(|settings| {
+            settings.require_from_domain = list(&["example.com", ".example.com"]);
+            settings.allowed_senders = list(&["@example.com", "root@*.example.com"]);
+            settings.blocked_senders = list(&["bad*@example.com"]);
+        });
+        for (address, expected) in [
+            ("alice@example.com", Ok(())),
+            ("root@host.example.com", Ok(())),
+            ("alice@example.org", Err(SenderRule::RequiredDomain)),
+            ("alice@[192.0.2.1]", Err(SenderRule::RequiredDomain)),
+            ("alice@host.example.com", Err(SenderRule::Allowed)),
+            ("Bad.guy@example.com", Err(SenderRule::Blocked)),
+        ] {
+            assert_eq!(permits(&ruled, &address.parse().unwrap()), expected, "{address}");
+        }
+        assert_eq!(permits(&Settings::default(), &"anyone@example.org".parse().unwrap()), Ok(()));
+    }
+
+    #[test]
+    fn every_author_counts_and_an_unreadable_list_breaks_any_rule() {
+        let ruled = settings(|settings| settings.require_from_domain = list(&["example.com"]));
+        let authors = |list: &[&str]| HeaderFrom::Addresses(list.iter().map(|a| a.parse().unwrap()).collect());
+        let effect = |settings: &Settings, from: &HeaderFrom| header_from(settings, from).map(|f| f.effect);
+        let refused = Some(Effect::Refuse(Refusal::HeaderFrom));
+        assert_eq!(effect(&ruled, &authors(&["a@example.com", "b@example.com"])), None);
+        assert_eq!(effect(&ruled, &authors(&["a@example.com", "b@example.org"])), refused);
+        assert_eq!(effect(&ruled, &HeaderFrom::Missing), refused);
+        assert_eq!(effect(&ruled, &HeaderFrom::Unreadable), refused);
+        assert_eq!(effect(&Settings::default(), &HeaderFrom::Unreadable), Some(Effect::Note));
+        assert_eq!(effect(&Settings::default(), &authors(&["b@example.org"])), None);
+    }
 }

@@ -54,3 +54,40 @@ fn class(refusal: Option<&Refusal>, score: u16, bands: Bands) -> Class {
         None => Class::Clean,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{Check, Fault};
+
+    const BANDS: Bands = Bands { unsure: 500, spam: 900 };
+
+    fn judged(effects: &[Effect]) -> (Class, u16) {
+        let finding = |effect: &Effect| Finding { check: Check::Gtube, effect: effect.clone(), text: String::new() };
+        let findings: Vec<_> = effects.iter().map(finding).collect();
+        let verdict = judge(&findings, BANDS);
+        (verdict.class, verdict.score)
+    }
+
+    #[test]
+    fn findings_add_up() {
+        let fault = Effect::Refuse(Refusal::Structure(Fault::Partial));
+        let large = Effect::Refuse(Refusal::TooLarge { limit: 1 });
+        for (effects, expected) in [
+            (vec![], (Class::Clean, 0)),
+            (vec![Effect::Note], (Class::Clean, 0)),
+            (vec![Effect::Score(499)], (Class::Clean, 499)),
+            (vec![Effect::Score(500)], (Class::Unsure, 500)),
+            (vec![Effect::Score(400), Effect::Score(499)], (Class::Unsure, 899)),
+            (vec![Effect::Score(400), Effect::Score(500)], (Class::Spam, 900)),
+            (vec![Effect::Score(1000), Effect::Score(1000)], (Class::Spam, 1000)),
+            (vec![Effect::Score(1000), Effect::Virus], (Class::Virus, 1000)),
+            (vec![fault.clone(), Effect::Virus], (Class::Virus, 0)),
+            (vec![fault.clone(), Effect::Score(1000)], (Class::Blocked, 1000)),
+            (vec![large.clone(), fault], (Class::Oversize, 0)),
+            (vec![Effect::Refuse(Refusal::HeaderFrom), large], (Class::Blocked, 0)),
+        ] {
+            assert_eq!(judged(&effects), expected, "{effects:?}");
+        }
+    }
+}

@@ -96,6 +96,17 @@ async fn once_keeps_one_copy_until_it_is_removed() {
 }
 
 #[tokio::test]
+async fn a_marker_without_its_copy_counts_for_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let quarantine = Quarantine::open(directory.path(), 14).unwrap();
+    let (lost, next) = (id_at(DAY_MS, 1), id_at(DAY_MS, 2));
+    assert!(quarantine.hold(held(lost, "a"), message("\r\nx"), true).await.unwrap());
+    fs::remove_file(directory.path().join("1").join(format!("{lost}.held"))).unwrap();
+    assert!(quarantine.hold(held(next, "a"), message("\r\nx"), true).await.unwrap());
+    assert!(!quarantine.hold(held(lost, "a"), message("\r\nx"), true).await.unwrap());
+}
+
+#[tokio::test]
 async fn simultaneous_retries_leave_one_copy() {
     let directory = tempfile::tempdir().unwrap();
     let quarantine = Quarantine::open(directory.path(), 14).unwrap();

@@ -27,9 +27,8 @@ mod transaction;
 mod verb;
 
 #[cfg(test)]
-//dialogs;
-#[cfg(test)]
-//sequences
+mod tests;
+
 pub use content::Fault;
 pub use reply::Reply;
 pub use session::{Rules, Session};

@@ -47,6 +47,11 @@ impl Transaction {
         &self.addresses
     }
 
+    /// SIZE= of MAIL.
+    pub fn declared_size(&self) -> Option<u64> {
+        self.declared_size
+    }
+
     pub(super) fn add(&mut self, recipient: Recipient) {
         self.addresses.push(recipient.address);
         self.notices.push((recipient.notify, recipient.original));

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use mail_parser::HeaderValue;
 use mail_parser::parsers::MessageStream;
 use outgate_cluster::command::LockState;
 use outgate_cluster::{Admission, AdmissionVerdict, Applied, Charge, Class, Scope};
@@ -125,10 +124,9 @@ pub(super) fn subject(message: &Message) -> String {
     if !raw.contains("=?") {
         return raw;
     }
-    match MessageStream::new(format!("{raw}\r\n").as_bytes()).parse_unstructured() {
-        HeaderValue::Text(text) => bounded(&text),
-        _ => raw,
-    }
+    let line = format!("{raw}\r\n");
+    let decoded = MessageStream::new(line.as_bytes()).parse_unstructured().into_text();
+    decoded.map_or(raw, |text| bounded(&text))
 }
 
 fn field(message: &Message, name: &str) -> String {

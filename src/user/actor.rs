@@ -61,12 +61,22 @@ impl Drop for Place {
 }
 
 /// The actors of the Users that are active on this node. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Users {
     active: Arc<Mutex<HashMap<UserId, ActorRef<Message>>>>,
+    proof_life: Duration,
+    sweep_interval: Duration,
 }
 
 impl Users {
+    pub(super) fn new() -> Self {
+        Self::with_times(PROOF_LIFE, SWEEP_INTERVAL)
+    }
+
+    fn with_times(proof_life: Duration, sweep_interval: Duration) -> Self {
+        Self { active: Arc::default(), proof_life, sweep_interval }
+    }
+
     /// Asks the User's actor, which is started if need be; `None` if it cannot answer.
     pub(super) async fn enter(&self, user: UserId, claim: Claim, sessions_max: u64) -> Option<Entered> {
         // An actor may stop as idle just when it is asked: the second try finds a new one.
@@ -106,6 +116,7 @@ struct User {
 
 struct State {
     sessions: u64,
+    proof_life: Duration,
     /// Oldest first, with the time at which each is forgotten.
     proofs: VecDeque<(blake3::Hash, Instant)>,
 }
@@ -123,7 +134,7 @@ impl State {
         if self.proofs.len() == PROOFS_MAX {
             self.proofs.pop_front();
         }
-        self.proofs.push_back((proof, Instant::now() + PROOF_LIFE));
+        self.proofs.push_back((proof, Instant::now() + self.proof_life));
     }
 
     fn expire(&mut self) {
@@ -153,8 +164,8 @@ impl Actor for User {
     type Arguments = ();
 
     async fn pre_start(&self, myself: ActorRef<Message>, (): ()) -> Result<State, ActorProcessingErr> {
-        myself.send_after(SWEEP_INTERVAL, || Message::Sweep);
-        Ok(State { sessions: 0, proofs: VecDeque::new() })
+        myself.send_after(self.users.sweep_interval, || Message::Sweep);
+        Ok(State { sessions: 0, proof_life: self.users.proof_life, proofs: VecDeque::new() })
     }
 
     async fn handle(
@@ -177,7 +188,7 @@ impl Actor for User {
                     self.users.forget(self.id, &myself);
                     myself.stop(None);
                 } else {
-                    myself.send_after(SWEEP_INTERVAL, || Message::Sweep);
+                    myself.send_after(self.users.sweep_interval, || Message::Sweep);
                 }
             }
         }
@@ -211,7 +222,7 @@ mod tests {
 
     #[tokio::test]
     async fn sessions_are_counted_and_places_come_back() {
-        let users = Users::default();
+        let users = Users::new();
         let first = place(&users, Claim::Network, 2).await.unwrap();
         let second = place(&users, Claim::Network, 2).await.unwrap();
         assert!(matches!(users.enter(USER, Claim::Network, 2).await, Some(Entered::Full)));
@@ -221,21 +232,26 @@ mod tests {
         assert!(place(&users, Claim::Network, 1).await.is_some());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_verified_password_is_known_for_a_while() {
-        let users = Users::default();
+        let life = Duration::from_secs(2);
+        let users = Users::with_times(life, SWEEP_INTERVAL);
+        let before = Instant::now();
         assert!(matches!(users.enter(USER, Claim::Known(proof("a")), 0).await, Some(Entered::Unproven)));
         let held = place(&users, Claim::Verified(proof("a")), 0).await.unwrap();
         assert!(place(&users, Claim::Known(proof("a")), 0).await.is_some());
         assert!(place(&users, Claim::Known(proof("b")), 0).await.is_none());
-        tokio::time::sleep(PROOF_LIFE).await;
-        assert!(place(&users, Claim::Known(proof("a")), 0).await.is_none());
+        while place(&users, Claim::Known(proof("a")), 0).await.is_some() {
+            assert!(before.elapsed() < life * 5, "never forgotten");
+            tokio::time::sleep(life / 20).await;
+        }
+        assert!(before.elapsed() >= life, "forgotten early");
         drop(held);
     }
 
     #[tokio::test]
     async fn the_oldest_of_many_passwords_is_forgotten() {
-        let users = Users::default();
+        let users = Users::new();
         for number in 0..=PROOFS_MAX {
             place(&users, Claim::Verified(proof(&number.to_string())), 0).await.unwrap();
         }
@@ -243,15 +259,19 @@ mod tests {
         assert!(place(&users, Claim::Known(proof("1")), 0).await.is_some());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn an_idle_actor_stops_and_a_busy_one_stays() {
-        let users = Users::default();
+        let sweep = Duration::from_millis(10);
+        let users = Users::with_times(PROOF_LIFE, sweep);
         let held = place(&users, Claim::Network, 0).await.unwrap();
-        tokio::time::sleep(SWEEP_INTERVAL * 3).await;
+        tokio::time::sleep(sweep * 5).await;
         assert_eq!(users.active.lock().unwrap().len(), 1);
         drop(held);
-        tokio::time::sleep(SWEEP_INTERVAL * 2).await;
-        assert!(users.active.lock().unwrap().is_empty());
+        let before = Instant::now();
+        while !users.active.lock().unwrap().is_empty() {
+            assert!(before.elapsed() < Duration::from_secs(10), "never stops");
+            tokio::time::sleep(sweep).await;
+        }
         assert!(place(&users, Claim::Network, 1).await.is_some(), "a new actor takes over");
     }
 }

@@ -55,7 +55,7 @@ impl Directory {
             config,
             cluster,
             metrics,
-            users: Users::default(),
+            users: Users::new(),
             pool: Pool::new(),
             slots: Slots::new(SLOTS_PER_SOURCE, LOGINS_PER_SOURCE_MAX),
             proposals: Semaphore::new(PROPOSALS_MAX),

@@ -23,6 +23,7 @@ use outgate_cluster::state::UserView;
 pub use actor::Place;
 pub use directory::Directory;
 pub use password::{HashError, hash_password};
+pub use slots::source;
 
 /// A session's proof of who it is. Lives as long as the session: it holds the session's place among `max_connections`.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::LoginError;
 
 /// The network of an address that shares its fate: itself, or the /64 of an IPv6 address.
-pub(super) fn source(address: IpAddr) -> IpAddr {
+pub fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),
         IpAddr::V6(v6) => Ipv6Net::new(v6, 64).map_or(address, |network| IpNet::V6(network).network()),
@@ -93,9 +93,9 @@ mod tests {
 
     #[test]
     fn a_source_is_an_address_or_a_64() {
-        let source = |text: &str| super::source(text.parse().unwrap()).to_string();
-        assert_eq!(source("192.0.2.1"), "192.0.2.1");
-        assert_eq!(source("::ffff:192.0.2.1"), "192.0.2.1");
-        assert_eq!(source("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        let network = |text: &str| source(text.parse().unwrap()).to_string();
+        assert_eq!(network("192.0.2.1"), "192.0.2.1");
+        assert_eq!(network("::ffff:192.0.2.1"), "192.0.2.1");
+        assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
     }
 }

@@ -37,7 +37,7 @@ fn a_message_arrives_byte_for_byte() {
     assert_eq!(stripped(mail), message);
     assert_eq!((mail.reverse_path.as_str(), mail.recipients.as_slice()), (ALICE, &[BOB.to_owned()][..]));
     let received = mail.header("Received").unwrap();
-    assert!(received.contains("ESMTPSA") && received.contains("TLS1") && !received.contains(PASSWORD), "{received}");
+    assert!(received.contains("ESMTPSA") && received.contains("TLSv1") && !received.contains(PASSWORD), "{received}");
     assert_eq!(mail.header("X-Outgate-Username").as_deref(), Some(ALICE));
     assert_eq!(mail.header("X-Outgate-Class").as_deref(), Some("clean"));
 }
@@ -117,7 +117,8 @@ fn a_deferred_message_is_tried_again_and_can_be_steered() {
     assert_eq!(node.json(&["queue", "show", &id])["frozen"], true);
     sink.script(|_| None);
     node.ok(&["queue", "thaw", &id]);
-    node.ok(&["queue", "retry", &id]);
+    // The thaw may have begun the attempt already.
+    node.cli(&["queue", "retry", &id]);
     sink.wait(1);
     wait_for("an empty queue", || (node.json(&["queue", "list"]) == serde_json::json!([])).then_some(()));
     let journey = node.ok(&["log", "search", "--id", &id, "--output", "json"]);

@@ -1,5 +1,6 @@
 //! Everything that is tested from outside: real processes, real sockets, real peers.
 #![allow(
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stdout,

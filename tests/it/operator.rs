@@ -143,7 +143,7 @@ fn the_log_is_searched_by_user_class_and_text() {
     assert_eq!(count(&["--class", "spam"]), 1);
     assert_eq!(count(&["--text", "quarterly"]), 1);
     assert_eq!(count(&["--text", "nothing like it"]), 0);
-    assert_eq!(count(&["--since", "1h", "--status", "rejected"]), 1);
+    assert_eq!(count(&["--since", "1h", "--status", "quarantined"]), 1);
 }
 
 #[test]

@@ -149,11 +149,9 @@ fn a_full_disk_is_452_and_recovers_by_itself() {
         .output()
         .unwrap();
     assert!(!fill.status.success(), "the disk should be full");
-    let mut refused = 0;
     wait_for("452", || {
         let answer = client.say("MAIL FROM:<alice@demo.test>");
         client.say("RSET");
-        refused += 1;
         answer.text.starts_with("452 4.3.1").then_some(())
     });
     std::fs::remove_file(&ballast).unwrap();

@@ -212,11 +212,16 @@ fn module_files(base: &Path, module: &str) -> Vec<PathBuf> {
 fn imports(line: &str, name: &str) -> bool {
     let own = root().join("src").join(name.split("::").next().unwrap());
     let is_own = own.is_dir() || own.with_extension("rs").exists();
-    let needle = if is_own { format!("crate::{name}") } else { name.to_owned() };
+    let is_crate = name.starts_with(|c: char| c.is_ascii_lowercase());
+    let needle = match (is_own, is_crate && !name.ends_with("::")) {
+        (true, _) => format!("crate::{name}"),
+        (false, true) => format!("{name}::"),
+        (false, false) => name.to_owned(),
+    };
     line.match_indices(&needle).any(|(at, _)| {
         let after = line[at + needle.len()..].chars().next();
         let before = line[..at].chars().next_back();
-        !after.is_some_and(|c| c.is_alphanumeric() || c == '_')
+        (needle.ends_with("::") || !after.is_some_and(|c| c.is_alphanumeric() || c == '_'))
             && !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
     })
 }
@@ -249,6 +254,11 @@ fn reach(file: &Path, folder: &Path) -> BTreeSet<PathBuf> {
             .trim_start_matches("pub(super) ")
             .trim_start_matches("pub ");
         let Some(name) = words.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) else { continue };
+        let unit_tests =
+            folder.parent().unwrap().join(format!("{}_tests.rs", folder.file_name().unwrap().to_str().unwrap()));
+        if name == "tests" && text.contains("#[path = ") && unit_tests.exists() {
+            reached.insert(unit_tests);
+        }
         for (path, inside) in [
             (folder.join(format!("{name}.rs")), folder.join(name)),
             (folder.join(name).join("mod.rs"), folder.join(name)),

@@ -163,6 +163,9 @@ impl Conduct {
         });
         for ((span, missing), number) in (0_u8..).zip(missing).zip(now) {
             if missing {
+                if self.scores.len() == self.scores.capacity() {
+                    self.scores.reserve_exact(SPAN_MINUTES.len());
+                }
                 self.scores.push(ScoreBucket { span, number, count: 1, sum: u32::from(score) });
             }
         }

@@ -19,6 +19,11 @@ pub(super) enum Due {
 }
 
 impl State {
+    /// When time alone will next change something: a [`crate::Command::Tick`] is worth its place in the log from then on.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
     /// In the order of their times; equal times in the order of [`Due`].
     pub(super) fn run_due(&mut self) {
         let now = self.clock.seen;

@@ -79,15 +79,11 @@ impl State {
 
     fn check_all(&self, users: &[NewUser]) -> Result<(), Refusal> {
         let mut logins = std::collections::BTreeSet::new();
-        let fault = |user: &'_ NewUser| match self.user_fault(user) {
-            Ok(_) => None,
-            Err(refusal) => Some(refusal),
-        };
         let mut refused = 0_u32;
         let mut first = None;
         for user in users {
             let twice = !logins.insert(&user.login);
-            let found = fault(user).or_else(|| twice.then(|| Refusal::UserExists(user.login.clone())));
+            let found = self.user_fault(user).err().or_else(|| twice.then(|| Refusal::UserExists(user.login.clone())));
             if let Some(found) = found {
                 refused += 1;
                 first.get_or_insert_with(|| found.to_string());

@@ -72,8 +72,17 @@ impl Lock {
         if self.state == LockState::Unlocked {
             return None;
         }
-        let caused =
-            self.history.iter().rev().find(|change| change.cause != LockCause::Timeout && change.from != change.to)?;
+        let caused = self.history.iter().rev().find(|change| match &change.cause {
+            LockCause::Timeout => false,
+            // A reset moves nothing and gives no reason.
+            LockCause::Manual { reason, .. } => change.from != change.to || !reason.is_empty(),
+            LockCause::Virus
+            | LockCause::Phish { .. }
+            | LockCause::Spam { .. }
+            | LockCause::MeanScore { .. }
+            | LockCause::InvalidRecipients { .. }
+            | LockCause::Limit { .. } => true,
+        })?;
         Some(caused.cause.to_string())
     }
 }

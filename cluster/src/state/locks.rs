@@ -12,6 +12,8 @@ use crate::name::{Timestamp, UserId};
 
 /// Beyond it all further names of a User share one identity.
 const IDENTITIES_PER_USER_MAX: usize = 50_000;
+/// Longer names share it as well; no address is longer.
+const IDENTITY_LENGTH_MAX: usize = 320;
 const OVERFLOW_IDENTITY: &str = "*";
 const MINUTE: u64 = 60_000;
 
@@ -153,6 +155,7 @@ impl State {
     /// Under its own name, or under the shared one once there are too many.
     pub(super) fn find_identity(&self, user: UserId, name: &str) -> Option<Who> {
         let known = &self.users.get(&user)?.identities;
+        let name = if name.len() > IDENTITY_LENGTH_MAX { OVERFLOW_IDENTITY } else { name };
         let shared = || known.get(OVERFLOW_IDENTITY).filter(|_| known.len() >= IDENTITIES_PER_USER_MAX);
         known.get(name).or_else(shared).map(|id| Who::Identity(user, *id))
     }
@@ -178,7 +181,8 @@ impl State {
         let id = IdentityId(self.clock.last_identity);
         let last_seen = self.clock.seen;
         let full = self.users.get(&user).is_some_and(|user| user.identities.len() + 1 >= IDENTITIES_PER_USER_MAX);
-        let name: Box<str> = if full { OVERFLOW_IDENTITY.into() } else { name.into() };
+        let name: Box<str> =
+            if full || name.len() > IDENTITY_LENGTH_MAX { OVERFLOW_IDENTITY.into() } else { name.into() };
         if let Some(user) = self.users.get_mut(&user) {
             user.identities.insert(name.clone(), id);
         }

@@ -10,7 +10,8 @@
 //! for 61 buckets beside the time of the last charge), 23 for the count. A bucket that outgrows 23
 //! bits gets a second slot.
 //!
-//! Invariant: every slot was within its window at the time of the last charge.
+//! Invariants: every slot was within its window at the time of the last charge; a meter without
+//! slots is the default one, since it has no record that could keep its time.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,8 @@ const BUCKETS: u64 = 60;
 const COUNT_BITS: u32 = 23;
 const COUNT_MAX: u32 = (1 << COUNT_BITS) - 1;
 const PLACE_MASK: u32 = 63;
+/// Vectors of slots grow by so many: doubling would waste a quarter of the state's memory.
+const SLOTS_MORE: usize = 8;
 
 /// What a meter counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,13 +118,28 @@ impl Meter {
         for (counter, (rest, now)) in (0_u32..).zip(rest.iter_mut().zip(now)) {
             while *rest > 0 {
                 let slot = (counter << (COUNT_BITS + 6)) | (place(now) << COUNT_BITS);
+                if self.slots.len() == self.slots.capacity() {
+                    self.slots.reserve_exact(SLOTS_MORE);
+                }
                 self.slots.push(slot | take(rest, COUNT_MAX));
             }
         }
+        self.settle();
     }
 
     pub(super) fn clear(&mut self, counter: Counter) {
         self.slots.retain(|slot| counter_of(*slot) != counter.index());
+        self.settle();
+    }
+
+    /// Gives back memory that is no longer needed, and keeps the invariant of an empty meter.
+    fn settle(&mut self) {
+        if self.slots.capacity() > self.slots.len() + 4 * SLOTS_MORE {
+            self.slots.shrink_to(self.slots.len() + SLOTS_MORE);
+        }
+        if self.slots.is_empty() {
+            self.last = Timestamp::default();
+        }
     }
 
     /// Milliseconds from `at` until `cost` more fit within `limit`; 0 = now. A cost that never fits waits for an empty window.

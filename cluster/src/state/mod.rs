@@ -1,148 +1,162 @@
 //! The pure machine: what it answers depends only on the commands that it was given, in order.
+//!
+//! Reading order: [`settings`] (what can be set), `user` (what is kept), `admit` (the decision that
+//! everything is for), `meter`, `recipients`, `conduct`, `lock` (the parts of it), `directory`,
+//! `locks`, `import`, `logins`, `dkim` (the other commands), `record` (how all of it is stored),
+//! `read` and [`view`] (what is told to the outside).
+//!
+//! Invariants:
+//! * Equal commands with equal stamps give equal outcomes and equal records, on every node and
+//!   after any restart. So: ordered maps only, no clock, no randomness, no I/O.
+//! * Time is the leader's stamp and never runs backwards: a stamp from the past counts as now.
+//! * What is due by now (lock timeouts, blocks, old imports) happens before the command is looked at.
+//! * A refusal is an outcome and changes nothing.
+//! * Every collection that a client can make grow has a bound.
 
+mod admissions;
+mod admit;
+mod conduct;
+mod directory;
+mod dkim;
+mod due;
+mod import;
+mod lock;
+mod locks;
+mod logins;
+mod meter;
+mod read;
+mod recipients;
+mod record;
 pub mod settings;
+mod sources;
+mod user;
 pub mod view;
 
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Command, Outcome};
+use crate::command::{Command, DkimAlgorithm, Outcome, Refusal};
 use crate::name::{DomainName, Login, Timestamp, UserId};
 
+use admissions::{Horizon, NodeAdmissions};
+use due::Due;
+use import::Import;
+use sources::Sources;
+use user::{Defaults, Dkim, Domain, Identity, Networks, User};
+
+pub use record::Key;
+pub use user::{DomainId, IdentityId};
 pub use view::{Advice, AuthGate, DkimKey, DomainView, IdentityView, LimitsView, LockView, UserView};
 
 /// Everything that all nodes agree on.
 #[derive(Default)]
 pub struct State {
-    seen: Timestamp,
+    clock: Clock,
+    defaults: Defaults,
+    domains: BTreeMap<DomainId, Box<Domain>>,
+    domain_names: BTreeMap<DomainName, DomainId>,
+    users: BTreeMap<UserId, Box<User>>,
+    logins: BTreeMap<Arc<Login>, UserId>,
+    networks: Networks,
+    identities: BTreeMap<IdentityId, Box<Identity>>,
+    admissions: BTreeMap<u64, NodeAdmissions>,
+    sources: Sources,
+    dkim: BTreeMap<(DomainId, String, DkimAlgorithm), Dkim>,
+    imports: BTreeMap<u64, Import>,
+    /// What time alone will change, in the order in which it does. Follows from the records.
+    due: BTreeSet<(Timestamp, Due)>,
+    dirty: BTreeSet<Key>,
 }
 
-/// The address of one record of the state, in the order in which snapshots carry them.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Key {
-    Clock,
+/// Time, and the numbers that are given out.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
+struct Clock {
+    seen: Timestamp,
+    /// Grows with each change of a User, a domain or the defaults.
+    version: u64,
+    last_domain: u64,
+    last_user: u64,
+    last_identity: u64,
 }
 
 impl State {
     /// The only way in which the state changes. `at` is the leader's stamp; time never runs backwards here.
     pub fn apply(&mut self, at: Timestamp, command: Command) -> Outcome {
-        self.seen = self.seen.max(at);
-        drop(command);
-        todo!()
+        if at > self.clock.seen {
+            self.clock.seen = at;
+            self.touch(Key::Clock);
+            self.run_due();
+        }
+        if let Command::Batch(commands) = command {
+            return Outcome::Batch(commands.into_iter().map(|command| self.apply_one(command)).collect());
+        }
+        self.apply_one(command)
+    }
+
+    fn apply_one(&mut self, command: Command) -> Outcome {
+        self.answer(command).unwrap_or_else(Outcome::Refused)
+    }
+
+    fn answer(&mut self, command: Command) -> Result<Outcome, Refusal> {
+        match command {
+            Command::Batch(_) => Err(Refusal::NestedBatch),
+            Command::Tick => Ok(Outcome::Done),
+            Command::Admit(admit) => Ok(Outcome::Admission(self.admit(&admit))),
+            Command::Settle { node, epoch } => {
+                self.move_horizon(node, Horizon { epoch: epoch.saturating_add(1), sequence: 0 });
+                Ok(Outcome::Done)
+            }
+            Command::DomainAdd { name, patch } => self.domain_add(name, patch),
+            Command::DomainSet { name, patch } => self.domain_set(&name, patch),
+            Command::DomainRemove { name } => self.domain_remove(&name),
+            Command::UserAdd { user } => self.user_add(user).map(Outcome::UserAdded),
+            Command::UserSet { login, patch } => self.user_set(&login, patch),
+            Command::UserRemove { login } => self.user_remove(&login),
+            Command::ImportStage { import, users } => self.import_stage(import, users),
+            Command::ImportCommit { import, strict } => self.import_commit(import, strict),
+            Command::DefaultsSet { patch } => self.defaults_set(patch),
+            Command::Lock { subject, actor, reason } => self.lock_by_hand(&subject, actor, reason),
+            Command::Unlock { subject, actor } => self.unlock_by_hand(&subject, actor),
+            Command::Reset { subject, actor } => self.reset_by_hand(&subject, actor),
+            Command::AuthFailed { user, address } => Ok(self.auth_failed(user, address)),
+            Command::AuthSucceeded { user, address: _ } => Ok(self.auth_succeeded(user)),
+            Command::AuthUnblock { address, actor: _ } => self.auth_unblock(address),
+            Command::InvalidRecipients { user, identity, count } => {
+                Ok(self.invalid_recipients(user, identity.as_deref(), count))
+            }
+            Command::DkimPut { domain, selector, algorithm, private_key } => {
+                self.dkim_put(&domain, selector, algorithm, private_key)
+            }
+            Command::DkimRemove { domain, selector } => self.dkim_remove(domain, selector),
+        }
     }
 
     /// The time up to which the state has seen the log.
     pub fn now(&self) -> Timestamp {
-        self.seen
+        self.clock.seen
     }
 
-    /// Takes the keys whose records changed since the last call, for the checkpoint.
-    pub fn take_dirty(&mut self) -> Vec<Key> {
-        todo!()
+    fn touch(&mut self, key: Key) {
+        self.dirty.insert(key);
     }
 
-    /// The encoded record under `key`, or `None` where there is none (any more).
-    pub fn record(&self, _key: &Key) -> Option<Vec<u8>> {
-        todo!()
+    /// A version that is newer than all others.
+    fn next_version(&mut self) -> u64 {
+        self.clock.version += 1;
+        self.touch(Key::Clock);
+        self.clock.version
     }
 
-    /// Puts back a record that [`State::record`] gave out; used to load a checkpoint or a snapshot.
-    pub fn restore(&mut self, _key: Key, _record: &[u8]) -> Result<(), crate::store::codec::DecodeError> {
-        todo!()
-    }
-
-    /// Every key that has a record, in order.
-    pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
-        std::iter::empty()
-    }
-
-    pub fn user(&self, _login: &Login) -> Option<UserView> {
-        todo!()
-    }
-
-    pub fn user_by_id(&self, _id: UserId) -> Option<UserView> {
-        todo!()
-    }
-
-    /// The network User whose range holds the address, by longest prefix; `None` with `ip_authentication` off.
-    pub fn network(&self, _address: IpAddr) -> Option<UserView> {
-        todo!()
-    }
-
-    /// Users in the order of their logins, after `after`, of one domain or of all.
-    pub fn users(&self, _domain: Option<&DomainName>, _after: Option<&Login>, _count: usize) -> Vec<UserView> {
-        todo!()
-    }
-
-    pub fn domain(&self, _name: &DomainName) -> Option<DomainView> {
-        todo!()
-    }
-
-    pub fn domains(&self) -> Vec<DomainView> {
-        todo!()
-    }
-
-    /// Cluster defaults with the cluster-wide settings.
-    pub fn defaults(&self) -> settings::Settings {
-        todo!()
-    }
-
-    /// The cluster's value of each setting, in the order of the table.
-    pub fn default_settings(&self) -> Vec<settings::Effective> {
-        todo!()
-    }
-
-    /// What the settings of a domain hand down to its users, with the level that it comes from: `cluster` or `domain`.
-    pub fn domain_settings(&self, _name: &DomainName) -> Vec<settings::Effective> {
-        todo!()
-    }
-
-    /// The effective value of each setting with the level that it comes from: `cluster`, `domain` or `user`.
-    pub fn settings_with_origin(&self, _user: UserId) -> Vec<settings::Effective> {
-        todo!()
-    }
-
-    /// The lock of a User or identity with its history, newest last.
-    pub fn lock(&self, _user: UserId, _identity: Option<&str>) -> LockView {
-        todo!()
-    }
-
-    pub fn limits(&self, _user: UserId, _identity: Option<&str>) -> LimitsView {
-        todo!()
-    }
-
-    pub fn identities(&self, _user: UserId) -> Vec<IdentityView> {
-        todo!()
-    }
-
-    /// What an Admit of `user` now would meet, from this replica: advice only.
-    pub fn advise(&self, _user: UserId, _identity: Option<&str>, _at: Timestamp) -> Advice {
-        todo!()
-    }
-
-    /// Whether one more recipient with this hash would still be within `max_recipients_per_day`.
-    pub fn recipient_fits(&self, _user: UserId, _hash: u64, _new_in_transaction: u64, _at: Timestamp) -> bool {
-        todo!()
-    }
-
-    /// Whether this address may try to log in, and after which delay.
-    pub fn auth_gate(&self, _address: IpAddr, _user: Option<UserId>, _at: Timestamp) -> AuthGate {
-        todo!()
-    }
-
-    /// The addresses on the authentication block list, with the time until which they stay.
-    pub fn auth_blocks(&self) -> Vec<(IpAddr, Timestamp)> {
-        todo!()
-    }
-
-    /// All keys of a domain, or of all domains, with the private part.
-    pub fn dkim_keys(&self, _domain: Option<&DomainName>) -> Vec<DkimKey> {
-        todo!()
-    }
-
-    /// What became of an admission that the node has not declared settled: asked when a node recovers its spool.
-    pub fn admission(&self, _id: crate::command::AdmissionId) -> Option<crate::command::Admission> {
-        todo!()
+    fn move_horizon(&mut self, node: u64, to: Horizon) {
+        let dirty = &mut self.dirty;
+        let memory = self.admissions.entry(node).or_default();
+        let forgotten = |sequence| {
+            dirty.insert(Key::admission_block(node, sequence));
+        };
+        if memory.advance(to, forgotten) {
+            self.touch(Key::Admissions { node });
+        }
     }
 }

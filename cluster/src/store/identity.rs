@@ -1,7 +1,7 @@
 //! Whose directory this is: a small checksummed file, and the lock that keeps a second process out.
 
 use std::fs::{self, File, TryLockError};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -34,9 +34,10 @@ fn file(directory: &Path) -> PathBuf {
 }
 
 impl Identity {
+    #[expect(clippy::disallowed_types, reason = "the id of a new cluster is the one thing that must differ")]
     fn fresh() -> Self {
         // The standard library seeds its hashers from the operating system; a cluster id needs to be unlike others, not secret.
-        let half = |salt: u8| RandomState::new().hash_one(salt).to_le_bytes();
+        let half = |salt: u8| std::hash::RandomState::new().hash_one(salt).to_le_bytes();
         let mut cluster = [0; 16];
         cluster[..8].copy_from_slice(&half(0));
         cluster[8..].copy_from_slice(&half(1));

@@ -85,10 +85,10 @@ impl Replica {
 
     fn apply_command(&self, stamped: &Stamped) -> Result<Outcome, AnyError> {
         let command = stamped.command().map_err(|error| AnyError::new(&error))?;
-        match command {
-            Command::Batch(commands) => Ok(Outcome::Batch(self.apply_batch(stamped.at(), commands))),
-            command => Ok(self.inner_mut().state.apply(stamped.at(), command)),
+        if let Command::Batch(commands) = command {
+            return Ok(Outcome::Batch(self.apply_batch(stamped.at(), commands)));
         }
+        Ok(self.inner_mut().state.apply(stamped.at(), command))
     }
 
     fn apply_batch(&self, at: Timestamp, commands: Vec<Command>) -> Vec<Outcome> {
@@ -158,13 +158,13 @@ impl Machine {
     }
 
     /// A state that panics is a state that this node must not show to anybody any more.
-    fn apply(&self, entry: Entry) -> Result<Reply, StorageError> {
+    fn apply(&self, entry: Entry) -> Result<Reply, Box<StorageError>> {
         let id = entry.log_id;
         let result = catch_unwind(AssertUnwindSafe(|| self.replica.apply(entry)))
             .unwrap_or_else(|_| Err(AnyError::error("it panicked")));
         result.map_err(|error| {
             self.failure.set(format!("applying log entry {} failed: {error}", id.index));
-            StorageIOError::apply(id, error).into()
+            Box::new(StorageIOError::apply(id, error).into())
         })
     }
 }
@@ -190,7 +190,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        entries.into_iter().map(|entry| Self::apply(self, entry)).collect()
+        let replies: Result<Vec<Reply>, Box<StorageError>> =
+            entries.into_iter().map(|entry| Self::apply(self, entry)).collect();
+        replies.map_err(|error| *error)
     }
 
     async fn get_snapshot_builder(&mut self) -> Self {

@@ -1,6 +1,6 @@
 //! Opens the three layers and makes them agree: which copy of the state is taken, and what is rebuilt.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ fn next(id: Option<LogId>) -> u64 {
     id.map_or(0, |id| id.index + 1)
 }
 
-fn choose(state_path: &PathBuf, cluster: [u8; 16], snapshots: &Snapshots, extent: Extent) -> Result<Base, OpenError> {
+fn choose(state_path: &Path, cluster: [u8; 16], snapshots: &Snapshots, extent: Extent) -> Result<Base, OpenError> {
     let directory = snapshots.directory();
     let snapshot = snapshots.current().map_err(OpenError::io(directory))?;
     let reached = next(extent.last).max(snapshot.as_ref().map_or(0, |(meta, _)| next(meta.last_log_id)));

@@ -71,7 +71,7 @@ async fn create(State(parts): State<Parts>, bytes: Bytes) -> Answer<(StatusCode,
     let domain = parse_domain(&new.domain)?;
     let default = parts.cluster.read(|state| {
         state.domain(&domain)?;
-        let own = state.domain_settings(&domain);
+        let own = state.domain_settings_with_origin(&domain);
         own.iter().find(|setting| setting.key == "dkim_selector").map(|setting| setting.value.to_json())
     });
     let default = default.and_then(|value| value.as_str().map(str::to_owned));

@@ -43,7 +43,7 @@ impl Change {
         }
         let route = self.route.map(with_port).transpose()?;
         if let Some(auth) = self.route_auth.as_deref().filter(|auth| !auth.is_empty())
-            && !auth.split_once(':').is_some_and(|(user, _)| !user.is_empty())
+            && auth.split_once(':').is_none_or(|(user, _)| user.is_empty())
         {
             return Err(ApiError::wrong("route_auth: give user:password"));
         }
@@ -99,7 +99,7 @@ async fn remove(State(parts): State<Parts>, Path(name): Path<String>) -> Answer<
 }
 
 fn find(parts: &Parts, name: &DomainName) -> Answer<Value> {
-    let found = parts.cluster.read(|state| Some((state.domain(name)?, state.domain_settings(name))));
+    let found = parts.cluster.read(|state| Some((state.domain(name)?, state.domain_settings_with_origin(name))));
     let (domain, settings) = found.ok_or_else(|| ApiError::not_found(format!("domain {name} is not known")))?;
     let mut value = render(&domain);
     value["settings"] = settings::with_origin(&settings);

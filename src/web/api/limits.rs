@@ -3,7 +3,7 @@
 use axum::extract::{Path, Query, State};
 use axum::routing::get;
 use axum::{Json, Router};
-use outgate_cluster::command::{LimitUnit, Window};
+use outgate_cluster::command::LimitUnit;
 use outgate_cluster::state::LimitsView;
 use outgate_cluster::{Charge, Scope};
 use serde::Deserialize;
@@ -45,7 +45,7 @@ pub(super) fn windows(limits: &LimitsView) -> Value {
     let own = limits.windows.iter().filter(|charge| charge.scope == Scope::User);
     own.map(|charge| {
         json!({
-            "window": window(charge.window),
+            "window": charge.window.as_str(),
             "used": charge.used,
             "limit": charge.limit,
             "next_free_s": charge.next_free_s,
@@ -62,7 +62,7 @@ pub(super) fn all(limits: &LimitsView) -> Value {
 fn charge(charge: &Charge) -> Value {
     json!({
         "scope": scope(charge.scope),
-        "window": window(charge.window),
+        "window": charge.window.as_str(),
         "used": charge.used,
         "limit": charge.limit,
         "next_free_s": charge.next_free_s,
@@ -82,15 +82,5 @@ fn scope(scope: Scope) -> &'static str {
         Scope::Identity => "identity",
         Scope::Domain => "domain",
         Scope::NullSender => "null_sender",
-    }
-}
-
-pub(super) fn window(window: Window) -> &'static str {
-    match window {
-        Window::Minute => "minute",
-        Window::Hour => "hour",
-        Window::Day => "day",
-        Window::Week => "week",
-        Window::Month => "month",
     }
 }

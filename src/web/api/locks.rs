@@ -49,7 +49,7 @@ async fn show(
 
 async fn lock(State(parts): State<Parts>, Path(login): Path<String>, bytes: Bytes) -> Answer<Json<Value>> {
     let request: Request = body(&bytes)?;
-    let reason = request.reason.unwrap_or_else(|| "locked by hand".to_owned());
+    let reason = request.reason.unwrap_or_default();
     let subject = Subject { login: parse_login(&login)?, identity: request.identity };
     let command = Command::Lock { subject: subject.clone(), actor: actor(), reason };
     decide(&parts, subject, command).await

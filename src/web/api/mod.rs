@@ -69,10 +69,10 @@ fn actor() -> Actor {
 /// Proposes a command; a refusal of the state is the error.
 async fn propose(parts: &Parts, command: Command) -> Answer<Applied<Outcome>> {
     let applied = parts.cluster.propose(command).await?;
-    match applied.outcome {
-        Outcome::Refused(refusal) => Err(refusal.into()),
-        outcome => Ok(Applied { outcome, ..applied }),
+    if let Outcome::Refused(refusal) = applied.outcome {
+        return Err(refusal.into());
     }
+    Ok(applied)
 }
 
 /// A JSON body, read here so that its faults are told like all others.

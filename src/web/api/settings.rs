@@ -15,12 +15,11 @@ pub(super) fn routes() -> Router<Parts> {
 }
 
 async fn show(State(parts): State<Parts>) -> Json<Value> {
-    let settings = parts.cluster.read(|state| state.default_settings());
+    let settings = parts.cluster.read(|state| state.defaults());
     let table = rows().into_iter().map(|row| {
-        let now = settings.iter().find(|setting| setting.key == row.key);
         json!({
             "key": row.key,
-            "value": now.map(|setting| setting.value.to_json()),
+            "value": settings.value(row.key).map(|value| value.to_json()),
             "default": row.default.to_json(),
             "expects": row.expects,
             "cluster_only": row.cluster_only,

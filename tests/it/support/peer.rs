@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 /// Where a peer is installed; `None`, said aloud, where it is not. With `CI` set that is a failure.
 pub fn find(name: &str) -> Option<PathBuf> {
-    let unpacked = std::env::var_os("OUTGATE_PEERS")
+    let unpacked = std::env::var_os("PEERS_ROOT")
         .map(PathBuf::from)
         .into_iter()
         .flat_map(|root| [root.join("usr/sbin"), root.join("usr/bin")]);
     let usual = ["/usr/sbin", "/usr/bin", "/usr/local/bin", "/sbin", "/bin"].map(PathBuf::from);
-    let found = unpacked.chain(usual).map(|folder| folder.join(name)).find(|path| path.exists());
+    let found = usual.into_iter().chain(unpacked).map(|folder| folder.join(name)).find(|path| path.exists());
     if found.is_none() {
         assert!(std::env::var_os("CI").is_none(), "{name} is not installed");
         println!("skipped: {name} is not installed");

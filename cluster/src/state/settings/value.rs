@@ -84,7 +84,7 @@ impl Kind {
             Self::Number { min, max, unit } => format!("{min}…{max} {unit}").trim_end().to_owned(),
             Self::Choice(names) => names.join(", "),
             Self::Label => "one label of letters, digits, hyphens".to_owned(),
-            Self::Domains => "domains separated by commas, .example.com for all below".to_owned(),
+            Self::Domains => "domains separated by commas, .example.com or *.example.com for all below".to_owned(),
             Self::Patterns => "address patterns separated by commas, such as *@example.com".to_owned(),
             Self::Headers => r#"JSON: [{"name": "X-User", "regex": "^(.*)$", "remove": true}]"#.to_owned(),
         }
@@ -152,7 +152,8 @@ fn list_fits(list: &[String], fits: fn(&str) -> bool) -> bool {
 }
 
 fn is_domain_pattern(item: &str) -> bool {
-    DomainName::new(item.strip_prefix('.').unwrap_or(item)).is_ok_and(|name| item.ends_with(name.as_str()))
+    let name = item.strip_prefix("*.").or_else(|| item.strip_prefix('.')).unwrap_or(item);
+    !name.ends_with('.') && DomainName::new(name).is_ok()
 }
 
 fn is_address_pattern(item: &str) -> bool {

@@ -43,6 +43,10 @@ pub(crate) struct Index {
     bytes: u64,
 }
 
+/// openraft's own suite appends behind small gaps. Nothing is made up for them: openraft refuses to read across a gap, and
+/// a start-up refuses a log that has one.
+const GAP_MAX: u64 = 16;
+
 /// An entry that is at hand, or the place to read it from.
 pub(crate) enum Found {
     Here(Entry),
@@ -76,14 +80,24 @@ impl Index {
         }
     }
 
-    /// Adds the next entry; false where its index leaves a gap.
+    /// The index that the next entry should have; `None` where any will do.
+    pub(crate) fn next(&self) -> Option<u64> {
+        (!self.slots.is_empty()).then(|| self.first + self.slots.len() as u64)
+    }
+
+    /// Adds the next entry; false where its index does not follow.
     #[must_use]
     pub(crate) fn push(&mut self, entry: Entry, place: Option<Place>) -> bool {
         let index = entry.log_id.index;
+        let next = self.next().unwrap_or(index);
+        if index < next || index - next > GAP_MAX {
+            return false;
+        }
         if self.slots.is_empty() {
             self.first = index;
-        } else if index != self.first + self.slots.len() as u64 {
-            return false;
+        }
+        for _ in next..index {
+            self.slots.push_back(Slot { leader: CommittedLeaderId::default(), place: None, cached: None });
         }
         let leader = entry.log_id.leader_id;
         let written = place.is_some();
@@ -104,7 +118,7 @@ impl Index {
         }
         while self.cached_bytes > CACHE_BYTES_MAX && self.cached_from < self.slots.len() {
             let slot = &mut self.slots[self.cached_from];
-            if slot.place.is_none() {
+            if slot.place.is_none() && slot.cached.is_some() {
                 break;
             }
             self.cached_bytes -= slot.cached.take().as_ref().map_or(0, weight);
@@ -166,7 +180,7 @@ impl Index {
 
     /// The segment of the oldest entry that is still needed and on disk.
     pub(crate) fn oldest_segment(&self) -> Option<u64> {
-        self.slots.front().and_then(|slot| slot.place.as_ref()).map(|place| place.segment.first_lsn)
+        self.slots.iter().find_map(|slot| slot.place.as_ref()).map(|place| place.segment.first_lsn)
     }
 }
 

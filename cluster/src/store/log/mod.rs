@@ -160,3 +160,6 @@ impl Found {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

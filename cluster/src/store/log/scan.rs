@@ -134,7 +134,9 @@ impl Scanned {
             Body::Entry(entry) => {
                 let (index, path) = (entry.log_id.index, place.segment.path.clone());
                 let dead = self.index.purged.is_some_and(|purged| purged.index >= index);
-                if !dead && !self.index.push(entry, Some(place)) {
+                let follows = self.index.next().is_none_or(|next| next == index);
+                let taken = dead || (follows && self.index.push(entry, Some(place)));
+                if !taken {
                     return Err(OpenError::damaged(&path, format!("entry {index} does not follow its predecessor")));
                 }
             }

@@ -10,7 +10,7 @@ use crate::store::durable;
 /// The usual size of a segment; one that must hold a larger record is larger.
 pub(crate) const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// An open segment file, named after its first record.
 #[derive(Debug)]

@@ -35,6 +35,14 @@ pub(crate) enum Job {
     Purge(LogId, Done),
 }
 
+/// The same result once more, for the next callback.
+fn copy(result: &io::Result<()>) -> io::Result<()> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) => Err(io::Error::other(error.to_string())),
+    }
+}
+
 /// Entries whose bytes are in the buffer and not yet on disk.
 struct Placed {
     index: u64,
@@ -151,8 +159,7 @@ impl Writer {
         }
         let result = result.and_then(|()| self.guarded(Self::flush));
         for callback in self.callbacks.drain(..) {
-            callback
-                .log_io_completed(result.as_ref().map(|()| ()).map_err(|error| io::Error::other(error.to_string())));
+            callback.log_io_completed(copy(&result));
         }
         other
     }

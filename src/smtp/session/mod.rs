@@ -1,26 +1,25 @@
 //! A session from greeting to QUIT: which verb is in order now, and what answers it.
 
+mod intake;
+mod login;
+
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 
 use crate::mail::Recipient;
-
-use super::content::Content;
-use super::line::{Line, Lines};
-use super::parameter::{self, RecipientFault};
-use super::reply::Reply;
-use super::sasl::{self, Exchange, Progress};
-use super::step::{EndOfData, Question, Step};
-use super::transaction::Transaction;
-use super::verb::{Verb, VerbFault};
+use crate::smtp::line::{Line, Lines};
+use crate::smtp::parameter::{self, RecipientFault};
+use crate::smtp::reply::Reply;
+use crate::smtp::sasl::Exchange;
+use crate::smtp::step::{Question, Step};
+use crate::smtp::transaction::Transaction;
+use crate::smtp::verb::{Verb, VerbFault};
 
 /// RFC 5321 section 4.5.3.1.4 asks for 512; MAIL and RCPT with all their parameters need more.
 const LINE_LENGTH_MAX: usize = 4096;
 /// RFC 4954 section 4.
 const AUTH_LINE_LENGTH_MAX: usize = 12_288;
-/// The most that a refused chunk may claim where no message limit is known yet.
-const REFUSED_CHUNK_FACTOR: u64 = 4;
 
 /// What holds for all sessions of a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -154,6 +153,12 @@ impl Session {
         content.map_or((0, 0), |content| (content.held(), content.size()))
     }
 
+    /// Nothing more will be said; frees what the transaction held.
+    pub fn end(&mut self) {
+        self.phase = Phase::Over;
+        self.transaction = None;
+    }
+
     /// Goes as far as `input` allows: to one reply, one question, or to the end of what is there.
     pub fn receive(&mut self, input: &mut BytesMut) -> Step {
         match self.phase {
@@ -208,12 +213,6 @@ impl Session {
         }
         self.count(&reply);
         Some(reply)
-    }
-
-    fn begin_content(&mut self) {
-        if let Some(transaction) = &mut self.transaction {
-            transaction.content = Some(Box::new(Content::new(self.size_max, transaction.declared_size)));
-        }
     }
 
     fn receive_line(&mut self, input: &mut BytesMut) -> Step {
@@ -297,65 +296,6 @@ impl Session {
         self.transaction = None;
     }
 
-    /// The answer to EHLO, one keyword a line.
-    fn capabilities(&self) -> Reply {
-        let Rules { hostname, recipients_max, messages_max, .. } = &*self.rules;
-        let mut text = format!(
-            "{hostname}\nPIPELINING\nSIZE {}\n8BITMIME\nSMTPUTF8\nCHUNKING\nDSN\nENHANCEDSTATUSCODES\n\
-             LIMITS MAILMAX={messages_max} RCPTMAX={recipients_max}",
-            self.size_max
-        );
-        if !self.tls {
-            text.push_str("\nSTARTTLS");
-        }
-        if self.tls || self.clear_text {
-            text.push_str("\nAUTH PLAIN LOGIN");
-        }
-        Reply::hello(&text)
-    }
-
-    fn start_tls(&mut self) -> Step {
-        if self.tls {
-            return self.reply(Reply::bad_sequence("TLS is active"));
-        }
-        if self.transaction.is_some() || self.proof == Proof::Password {
-            return self.reply(Reply::bad_sequence("STARTTLS before AUTH and MAIL"));
-        }
-        Step::StartTls
-    }
-
-    fn auth(&mut self, mechanism: &str, initial: Option<&str>) -> Step {
-        if self.hello.is_none() {
-            return self.reply(Reply::bad_sequence("EHLO first"));
-        }
-        if !self.tls && !self.clear_text {
-            return self.reply(Reply::auth_needs_tls());
-        }
-        if self.proof == Proof::Password {
-            return self.reply(Reply::bad_sequence("already authenticated"));
-        }
-        if self.transaction.is_some() {
-            return self.reply(Reply::bad_sequence("AUTH before MAIL"));
-        }
-        match sasl::begin(mechanism, initial) {
-            Some(progress) => self.progress(progress),
-            None => self.reply(Reply::auth_unknown_mechanism()),
-        }
-    }
-
-    fn progress(&mut self, progress: Progress) -> Step {
-        match progress {
-            Progress::Challenge(exchange, challenge) => {
-                self.phase = Phase::Exchange(exchange);
-                Step::Reply(Reply::challenge(challenge))
-            }
-            Progress::Credentials { login, password } => self.ask(Pending::Login, Question::Login { login, password }),
-            Progress::Malformed => self.reply(Reply::auth_malformed()),
-            Progress::Cancelled => self.reply(Reply::auth_cancelled()),
-            Progress::Invalid => self.reply(Reply::auth_failed()),
-        }
-    }
-
     fn mail(&mut self, arguments: &str) -> Step {
         if self.hello.is_none() {
             return self.reply(Reply::bad_sequence("EHLO first"));
@@ -400,104 +340,6 @@ impl Session {
             Err(RecipientFault::Malformed) => self.ask(Pending::MalformedRecipient, Question::MalformedRecipient),
             Err(RecipientFault::Other(reply)) => self.reply(reply),
         }
-    }
-
-    /// Why no content may come now; `None` where it may.
-    fn content_refusal(&self) -> Option<Reply> {
-        match &self.transaction {
-            None => Some(Reply::bad_sequence("MAIL first")),
-            Some(transaction) if !transaction.recipients().is_empty() => None,
-            Some(transaction) if transaction.recipient_tried => Some(Reply::no_recipients()),
-            Some(_) => Some(Reply::bad_sequence("RCPT first")),
-        }
-    }
-
-    fn data(&mut self) -> Step {
-        if let Some(reply) = self.content_refusal() {
-            return self.reply(reply);
-        }
-        if self.has_content() {
-            return self.reply(Reply::bad_sequence("BDAT has begun"));
-        }
-        self.ask(Pending::Data, Question::Content)
-    }
-
-    fn bdat(&mut self, size: u64, last: bool) -> Step {
-        let refused = self.content_refusal();
-        let endless = match self.transaction.as_ref().and_then(|transaction| transaction.content.as_ref()) {
-            Some(content) => content.is_endless_with(size),
-            None => size > self.size_max.saturating_mul(REFUSED_CHUNK_FACTOR),
-        };
-        if endless {
-            return self.close(refused.unwrap_or_else(|| Reply::too_large(self.size_max)));
-        }
-        if refused.is_none() && !self.has_content() {
-            return self.ask(Pending::Chunk { size, last }, Question::Content);
-        }
-        self.phase = Phase::Chunk { left: size, last, refused };
-        Step::NeedMore
-    }
-
-    fn has_content(&self) -> bool {
-        self.transaction.as_ref().is_some_and(|transaction| transaction.content.is_some())
-    }
-
-    fn receive_data(&mut self, input: &mut BytesMut) -> Step {
-        let content = self.transaction.as_mut().and_then(|transaction| transaction.content.as_mut());
-        let Some(content) = content else { return self.close(Reply::bad_sequence("MAIL first")) };
-        if content.take_dotted(input) {
-            return self.end_of_data();
-        }
-        if content.is_endless_with(0) {
-            input.clear();
-            return self.close(Reply::too_large(self.size_max));
-        }
-        Step::NeedMore
-    }
-
-    fn receive_chunk(&mut self, input: &mut BytesMut) -> Step {
-        let Phase::Chunk { left, last, refused } = &mut self.phase else { return Step::NeedMore };
-        let here = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
-        *left -= here as u64;
-        let (left, last) = (*left, *last);
-        let refused = if left == 0 { refused.take() } else { refused.clone() };
-        if let (None, Some(transaction)) = (&refused, &mut self.transaction)
-            && let Some(content) = &mut transaction.content
-        {
-            content.take_chunk(&input[..here]);
-        }
-        input.advance(here);
-        if left > 0 {
-            return Step::NeedMore;
-        }
-        self.phase = Phase::Verb;
-        match refused {
-            Some(reply) => {
-                self.transaction = None;
-                self.reply(reply)
-            }
-            None => self.end_of_chunk(last),
-        }
-    }
-
-    fn end_of_chunk(&mut self, last: bool) -> Step {
-        let content = self.transaction.as_ref().and_then(|transaction| transaction.content.as_ref());
-        match content {
-            Some(content) if !last && !content.is_faulty() => Step::Reply(Reply::chunk_ok(content.size())),
-            _ => self.end_of_data(),
-        }
-    }
-
-    /// Takes the transaction apart: whatever the answer will be, it is over.
-    fn end_of_data(&mut self) -> Step {
-        let taken = self.transaction.take().and_then(|mut transaction| {
-            let content = transaction.content.take()?;
-            Some((transaction, content))
-        });
-        let Some((transaction, content)) = taken else { return self.reply(Reply::bad_sequence("MAIL first")) };
-        let (size, content) = content.finish();
-        let end = EndOfData { envelope: transaction.into_envelope(), size, content };
-        self.ask(Pending::Message, Question::Message(Box::new(end)))
     }
 
     fn ask(&mut self, pending: Pending, question: Question) -> Step {
