@@ -159,3 +159,6 @@ fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0u8)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -186,6 +186,7 @@ impl Session {
 
     async fn fill<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> Option<()> {
         let before = self.buffer.len();
+        self.buffer.reserve(64 << 10);
         let count = stream.read_buf(&mut self.buffer).await.ok()?;
         let lines = String::from_utf8_lossy(&self.buffer[before..]).lines().map(str::to_owned).collect();
         self.sink.reads.lock().unwrap().push(lines);

@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use super::entry::{Action, Entry, Reported};
+use super::entry::{Action, Reported};
 use super::owner::OwnerState;
 use super::{QueueEntry, QueueError, now_ms};
 use crate::delivery::Answer;
