@@ -150,12 +150,8 @@ fn set_options(options: &mut ResolverOpts, timeout: Duration) {
 }
 
 fn is_surely_absent(error: &NetError) -> bool {
-    match error {
-        NetError::Dns(NetDnsError::NoRecordsFound(absent)) => {
-            matches!(absent.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
-        }
-        _ => false,
-    }
+    let NetError::Dns(NetDnsError::NoRecordsFound(absent)) = error else { return false };
+    matches!(absent.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
 }
 
 /// Orders exchangers of equal preference; needs to be uneven, not secret.
@@ -163,3 +159,6 @@ fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0u8)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

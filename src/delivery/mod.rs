@@ -179,3 +179,6 @@ impl Answer {
         Outcome { recipient, fate, answer: self.clone(), dsn_passed_on: false }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod sink;

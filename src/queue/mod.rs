@@ -11,9 +11,11 @@
 
 mod entry;
 mod notice;
+mod operate;
 mod owner;
 mod plan;
 mod schedule;
+mod settle;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -30,7 +32,8 @@ use crate::maillog::Maillog;
 use crate::metrics::Metrics;
 use crate::spool::{Found, Spool, SpoolError};
 use entry::Entry;
-use owner::{Operation, Owner, QueueMessage, send};
+use operate::Operation;
+use owner::{Owner, QueueMessage, send};
 
 /// How long running attempts get at shutdown.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -348,3 +351,6 @@ fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,6 +105,8 @@ fn before_us(exchangers: Vec<Exchanger>, own_name: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used, reason = "tests")]
+
     use super::*;
 
     #[test]
@@ -124,5 +126,30 @@ mod tests {
         plan.add(vec!["b".to_owned()], 25, vec![3]);
         let legs: Vec<_> = plan.legs.iter().map(|leg| leg.recipients.clone()).collect();
         assert_eq!(legs, [vec![0, 1, 2], vec![3]]);
+    }
+
+    #[tokio::test]
+    async fn each_domain_goes_where_dns_says_or_nowhere() {
+        use crate::mail::{Body, Notify, Recipient, ReversePath};
+        let servers = vec![crate::dns::tests::serve().await];
+        let dns = Dns::new(&crate::config::DnsConfig { servers, timeout_s: 1 }).expect("a resolver");
+        let to = ["null.test", "missing.test", "servfail.test", "host.test", "many.test", "[127.0.0.9]"];
+        let recipients = to.map(|domain| Recipient {
+            address: Address::new(&format!("a@{domain}")).expect("an address"),
+            notify: Notify::default(),
+            original: None,
+        });
+        let (reverse_path, recipients) = (ReversePath::Null, recipients.to_vec());
+        let body = Body::SevenBit;
+        let envelope = Envelope { reverse_path, recipients, body, smtputf8: false, ret: None, envid: None };
+        let plan = by_exchangers(&dns, &envelope, &[0, 1, 2, 3, 4, 5], "b.test", 25).await;
+        let mut ended: Vec<_> = plan.outcomes.iter().map(|it| (it.recipient, it.fate, &*it.answer.status)).collect();
+        ended.sort_unstable_by_key(|(recipient, ..)| *recipient);
+        assert_eq!(ended[..2], [(0, Fate::Bounced, "5.1.10"), (1, Fate::Bounced, "5.1.2")]);
+        // We are b.test, an exchanger of many.test at the best preference: a loop.
+        assert_eq!(ended[2..], [(2, Fate::Deferred, "4.4.3"), (4, Fate::Bounced, "5.4.6")]);
+        let mut legs: Vec<_> = plan.legs.iter().map(|leg| (leg.recipients[0], &*leg.hosts[0].name)).collect();
+        legs.sort_unstable();
+        assert_eq!(legs, [(3, "host.test"), (5, "127.0.0.9")]);
     }
 }

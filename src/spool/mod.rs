@@ -244,3 +244,6 @@ fn found(ledger: &ledger::Ledger) -> Vec<Found> {
     found.sort_unstable_by_key(|found| found.id);
     found
 }
+
+#[cfg(test)]
+mod tests;

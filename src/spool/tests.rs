@@ -1,0 +1,184 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::time::Duration;
+
+use super::*;
+
+fn config(segment_max_bytes: u64) -> SpoolConfig {
+    SpoolConfig { free_min_bytes: 0, segment_max_bytes }
+}
+
+async fn open(directory: &Path) -> (Spool, Vec<Found>) {
+    Spool::open(directory, &config(64 << 20), Histogram::new([1.0])).await.unwrap()
+}
+
+/// What a killed process would leave: the segments, with or without the index.
+fn copy(from: &Path, to: &Path, index: bool) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (from, to) = {
+            let entry = entry.unwrap();
+            (entry.path(), to.join(entry.file_name()))
+        };
+        if !from.is_dir() {
+            std::fs::copy(from, to).unwrap();
+        } else if index {
+            copy(&from, &to, index);
+        }
+    }
+}
+
+fn segment_of(directory: &Path) -> PathBuf {
+    let numbers = segment::list(directory).unwrap();
+    segment::path(directory, *numbers.last().unwrap())
+}
+
+/// Waits until every mark before is on disk.
+async fn settle(spool: &Spool) {
+    let (sender, receiver) = channel();
+    spool.accept(MessageId::generate(), Some(Box::new(move || sender.send(()).unwrap())));
+    tokio::task::spawn_blocking(move || receiver.recv_timeout(Duration::from_secs(20)).unwrap()).await.unwrap();
+}
+
+fn body(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
+}
+
+#[tokio::test]
+async fn a_file_cut_anywhere_keeps_what_was_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let (spool, _) = open(directory.path()).await;
+    let ids: Vec<_> = (0..3).map(|_| MessageId::generate()).collect();
+    let path = segment_of(directory.path());
+    let length = || usize::try_from(std::fs::metadata(&path).unwrap().len()).unwrap();
+    // The length of the file behind each step.
+    let mut ends = Vec::new();
+    spool.store(ids[0], b"m0".to_vec(), body("first"), false).await.unwrap();
+    ends.push(length());
+    spool.store(ids[1], b"m1".to_vec(), body("second"), true).await.unwrap();
+    ends.push(length());
+    spool.accept(ids[0], None);
+    spool.store(ids[2], b"m2".to_vec(), body("third"), false).await.unwrap();
+    ends.push(length());
+    spool.progress(ids[1], b"half".to_vec());
+    settle(&spool).await;
+    ends.push(length());
+    spool.done(ids[2], None);
+    settle(&spool).await;
+    let whole = std::fs::read(&path).unwrap();
+    for cut in 32..=whole.len() {
+        let copied = tempfile::tempdir().unwrap();
+        std::fs::write(copied.path().join(path.file_name().unwrap()), &whole[..cut]).unwrap();
+        let recovered = recovery::recover(copied.path()).unwrap();
+        let get = |number: usize| recovered.ledger.get(ids[number]);
+        assert_eq!(get(0).is_some(), cut >= ends[0], "{cut}");
+        assert_eq!(get(1).is_some(), cut >= ends[1], "{cut}");
+        assert!(get(1).is_none_or(|live| live.accepted), "{cut}");
+        assert!(cut < ends[2] || get(0).unwrap().accepted, "{cut}");
+        assert!(cut < ends[2] || cut >= whole.len() - 74 || get(2).is_some_and(|live| !live.accepted), "{cut}");
+        assert!(cut < ends[3] || get(1).unwrap().progress.as_deref() == Some(b"half"), "{cut}");
+        assert!(cut < whole.len() || get(2).is_none(), "{cut}");
+        // The torn end is gone for good: a second look finds the same and nothing to cut.
+        let after = std::fs::metadata(segment_of(copied.path())).unwrap().len();
+        assert!(after <= cut as u64 && after >= 32);
+    }
+}
+
+#[tokio::test]
+async fn index_and_segments_tell_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let (spool, _) = open(directory.path()).await;
+    let (big, small, gone) = (MessageId::generate(), MessageId::generate(), MessageId::generate());
+    spool.store(big, vec![7; 100_000], body("big"), true).await.unwrap();
+    spool.store(small, b"meta".to_vec(), body("small"), false).await.unwrap();
+    spool.store(gone, b"meta".to_vec(), body("gone"), true).await.unwrap();
+    spool.done(gone, None);
+    spool.progress(big, b"state".to_vec());
+    spool.shutdown().await;
+    for with_index in [true, false] {
+        let copied = tempfile::tempdir().unwrap();
+        copy(directory.path(), copied.path(), with_index);
+        let (again, found) = open(copied.path()).await;
+        let told: Vec<_> =
+            found.iter().map(|one| (one.id, one.accepted, one.meta.len(), one.progress.as_deref(), one.size)).collect();
+        let mut expected = [(big, true, 100_000, Some(&b"state"[..]), 3), (small, false, 4, None, 5)];
+        expected.sort_unstable();
+        assert_eq!(told, expected);
+        assert_eq!(&again.read(big).await.unwrap().unwrap().bytes()[..], b"big");
+        assert!(again.read(gone).await.unwrap().is_none());
+        again.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_broken_or_foreign_index_is_made_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let (spool, _) = open(directory.path()).await;
+    let id = MessageId::generate();
+    spool.store(id, b"meta".to_vec(), body("body"), true).await.unwrap();
+    spool.shutdown().await;
+    for damage in ["garbage", "empty", "no conf"] {
+        let copied = tempfile::tempdir().unwrap();
+        copy(directory.path(), copied.path(), true);
+        let db = copied.path().join("index/db");
+        match damage {
+            "garbage" => std::fs::write(&db, vec![0xA5; 100_000]).unwrap(),
+            "empty" => std::fs::write(&db, b"").unwrap(),
+            _ => std::fs::write(copied.path().join("index/conf"), b"x").unwrap(),
+        }
+        let (again, found) = open(copied.path()).await;
+        assert_eq!(found.iter().map(|one| one.id).collect::<Vec<_>>(), [id], "{damage}");
+        again.shutdown().await;
+    }
+    // An index whose position's segment is gone holds nothing that could be trusted.
+    let copied = tempfile::tempdir().unwrap();
+    copy(directory.path(), copied.path(), true);
+    std::fs::remove_file(segment_of(copied.path())).unwrap();
+    assert!(open(copied.path()).await.1.is_empty());
+}
+
+#[tokio::test]
+async fn dead_segments_go_and_a_stuck_message_is_carried_along() {
+    let directory = tempfile::tempdir().unwrap();
+    let (spool, _) = Spool::open(directory.path(), &config(4096), Histogram::new([1.0])).await.unwrap();
+    let stuck = MessageId::generate();
+    spool.store(stuck, b"stuck".to_vec(), body("stuck body"), true).await.unwrap();
+    spool.progress(stuck, b"state".to_vec());
+    let first = segment_of(directory.path());
+    let large = Bytes::from(vec![b'x'; 1000]);
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while first.exists() {
+        assert!(std::time::Instant::now() < deadline, "the first segment goes in time");
+        let id = MessageId::generate();
+        spool.store(id, Vec::new(), large.clone(), true).await.unwrap();
+        spool.done(id, None);
+    }
+    assert_eq!(&spool.read(stuck).await.unwrap().unwrap().bytes()[..], b"stuck body");
+    for with_index in [true, false] {
+        let copied = tempfile::tempdir().unwrap();
+        if with_index {
+            settle(&spool).await;
+        }
+        copy(directory.path(), copied.path(), with_index);
+        let (again, found) = open(copied.path()).await;
+        let stuck_found = found.iter().find(|one| one.id == stuck).unwrap();
+        assert_eq!((stuck_found.accepted, stuck_found.progress.as_deref()), (true, Some(&b"state"[..])));
+        assert_eq!(&again.read(stuck).await.unwrap().unwrap().bytes()[..], b"stuck body");
+    }
+}
+
+#[tokio::test]
+async fn one_process_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let _first = open(directory.path()).await;
+    assert!(Spool::open(directory.path(), &config(1), Histogram::new([1.0])).await.is_err());
+}
+
+#[tokio::test]
+async fn room_is_what_the_configuration_asks_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = SpoolConfig { free_min_bytes: u64::MAX, segment_max_bytes: 1 };
+    let (spool, _) = Spool::open(directory.path(), &config, Histogram::new([1.0])).await.unwrap();
+    assert!(!spool.has_room());
+    assert!(open(tempfile::tempdir().unwrap().path()).await.0.has_room());
+}
