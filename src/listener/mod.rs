@@ -26,8 +26,9 @@ use socket::Socket;
 
 /// Out of file descriptors or memory: time for connections to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// For connections to say good-bye once their time is over.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+/// For connections to finish a judgement and to say good-bye once their time is over. Covers both proposals of an
+/// admission: its outcome must reach the client.
+pub(crate) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// The running listeners of a node.
 pub struct Listeners {
