@@ -75,7 +75,7 @@ impl Directory {
         let kind = match &result {
             Ok((_, Way::Cached)) => "cached",
             Ok((_, Way::Verified)) => "ok",
-            Err(LoginError::Blocked) => "delayed",
+            Err(LoginError::Blocked) => "blocked",
             Err(LoginError::Failed | LoginError::TooManySessions | LoginError::Unavailable) => "failed",
         };
         self.inner.metrics.logins.get_or_create(&kind.into()).inc();
