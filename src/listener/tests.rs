@@ -227,8 +227,8 @@ async fn a_message_far_too_large_ends_the_connection() {
 
 /// Short waits, so that a test sees them end.
 fn hasty() -> Patience {
-    let short = Duration::from_millis(200);
-    Patience { proxy: short, handshake: short, pace_window: short, room: short, ..Patience::default() }
+    let short = Duration::from_millis(500);
+    Patience { proxy: short, handshake: short, room: short, ..Patience::default() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -246,7 +246,8 @@ async fn handshakes_and_proxy_headers_have_an_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_must_keep_its_pace() {
-    let site = site_with(|smtp| smtp.data_rate_min_bytes_per_s = 1_000, hasty()).await;
+    let patience = Patience { pace_window: Duration::from_millis(500), ..Patience::default() };
+    let site = site_with(|smtp| smtp.data_rate_min_bytes_per_s = 1_000, patience).await;
     let mut sender = site.call(USER).await;
     sender.begin_message().await;
     // What came early does not count later.
@@ -266,7 +267,7 @@ async fn a_message_must_keep_its_pace() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_must_end_some_day() {
-    let site = site_with(|_| {}, Patience { content: Duration::from_millis(300), ..Patience::default() }).await;
+    let site = site_with(|_| {}, Patience { content: Duration::from_secs(1), ..Patience::default() }).await;
     let mut sender = site.call(USER).await;
     sender.begin_transaction().await;
     assert_eq!(sender.say("BDAT 3\r\na").await, "250 2.0.0 3 octets received");
@@ -297,7 +298,7 @@ async fn memory_that_is_taken_puts_messages_off_until_it_is_free() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_log_in_may_not_stay() {
-    let site = site_with(|_| {}, Patience { login: Duration::from_millis(300), ..Patience::default() }).await;
+    let site = site_with(|_| {}, Patience { login: Duration::from_secs(1), ..Patience::default() }).await;
     let (mut user, mut stranger) = (site.call(USER).await, site.call(STRANGER).await);
     user.hear().await;
     stranger.hear().await;
