@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use outgate_cluster::UserId;
 use tokio::time::Instant;
+
+use crate::user::UserId;
 
 /// One User may hold this part of all, or one message of any size.
 const USER_SHARE: u64 = 4;

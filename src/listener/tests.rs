@@ -4,13 +4,12 @@
 
 use std::time::Duration;
 
-use outgate_cluster::Command;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::{Instant, timeout};
 
 use crate::config::{Config, SmtpConfig, TlsConfig};
 use crate::maillog::{Event, Query, Record};
-use crate::submission::fixture::Fixture;
+use crate::submission::fixture::{Fixture, block};
 
 use crate::user::LoginError;
 
@@ -326,13 +325,7 @@ async fn counted(site: &Site, kind: &'static str, count: u64) {
 async fn connections_are_counted_by_how_they_began() {
     let site = site(|_| {}).await;
     let address = "192.0.2.77".parse().unwrap();
-    let failed = || Command::AuthFailed { user: None, address };
-    for _ in 0..100 {
-        site.line.cluster.propose(failed()).await.unwrap();
-        if site.line.directory.is_blocked(address) {
-            break;
-        }
-    }
+    block(&site.line, address).await;
     assert_eq!(site.call(STRANGER).await.hear().await, "421 4.7.0 too many failed logins from your address, try later");
     counted(&site, "blocked", 1).await;
     drop(site.call("EHLO client.test\r\n").await);

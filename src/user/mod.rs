@@ -21,6 +21,8 @@ use std::time::Duration;
 
 use outgate_cluster::state::UserView;
 
+pub use outgate_cluster::UserId;
+
 pub use actor::Place;
 pub use directory::Directory;
 pub use password::{HashError, hash_password};
