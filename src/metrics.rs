@@ -45,7 +45,7 @@ macro_rules! metrics {
 metrics! {
     connections_open: Gauge = Gauge::default(), "connections_open", "Open client connections";
     connections: Family<Kind, Counter> = Family::default(), "connections", "Client connections by how they began: accepted, refused, blocked";
-    logins: Family<Kind, Counter> = Family::default(), "logins", "Logins by result: ok, failed, delayed, cached";
+    logins: Family<Kind, Counter> = Family::default(), "logins", "Logins by result: ok, failed, blocked, cached";
     replies: Family<Kind, Counter> = Family::default(), "end_of_data_replies", "Answers at the end of DATA by class of reply: 2xx, 4xx, 5xx";
     messages: Family<Kind, Counter> = Family::default(), "messages", "Judged messages by class";
     locks: Family<Kind, Counter> = Family::default(), "locks", "Locks by cause";

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::dns::Dns;
-use crate::listener::Listeners;
+use crate::listener::{FAREWELL_TIMEOUT, Listeners};
 use crate::maillog::{Event, Maillog, Record, Status};
 use crate::metrics::Metrics;
 use crate::quarantine::Quarantine;
@@ -28,6 +28,10 @@ use crate::web;
 
 /// How long a decision may take before the client hears 451.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+const _: () = assert!(
+    FAREWELL_TIMEOUT.as_secs() > 2 * PROPOSE_TIMEOUT.as_secs(),
+    "a message whose judgement has begun is never cut off"
+);
 /// How soon a lost quorum closes the listeners, and a regained one opens them.
 const READINESS_INTERVAL: Duration = Duration::from_millis(200);
 /// How often what is too old leaves quarantine.

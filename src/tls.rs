@@ -103,24 +103,33 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     })
 }
 
-/// The files of an earlier start, or new ones; clients that pin the certificate keep working.
+/// The files of an earlier start, or new ones; clients that pin the certificate keep working. Files that do not work,
+/// as a crash between the two may leave them, are made anew.
 fn self_signed(directory: &Path, hostname: &str) -> Result<Files, TlsError> {
     let files = Files { certificate: directory.join("certificate.pem"), key: directory.join("key.pem") };
     if files.certificate.exists() && files.key.exists() {
-        return Ok(files);
+        match server_config(&files) {
+            Ok(_) => return Ok(files),
+            Err(TlsError(error)) => tracing::warn!(error, "making a new self-signed certificate"),
+        }
     }
     let made = rcgen::generate_simple_self_signed([hostname.to_owned()])
         .map_err(|error| TlsError(format!("cannot make a certificate for {hostname}: {error}")))?;
     let written = fs::create_dir_all(directory)
-        .and_then(|()| write_private(&files.key, &made.signing_key.serialize_pem()))
-        .and_then(|()| fs::write(&files.certificate, made.cert.pem()));
+        .and_then(|()| write_durably(&files.key, &made.signing_key.serialize_pem()))
+        .and_then(|()| write_durably(&files.certificate, &made.cert.pem()))
+        .and_then(|()| fs::File::open(directory)?.sync_all());
     written.map_err(|error| TlsError(format!("cannot write below {}: {error}", directory.display())))?;
     Ok(files)
 }
 
-fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+/// The file is whole or not there; nobody else may read it.
+fn write_durably(path: &Path, text: &str) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(new, path)
 }
 
 #[cfg(test)]
@@ -145,6 +154,19 @@ mod tests {
         assert_eq!(fs::read(&file).unwrap(), first);
         let mode = fs::metadata(directory.path().join("tls/key.pem")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_self_made_certificate_that_is_broken_is_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        for file in ["certificate.pem", "key.pem"] {
+            load(&TlsConfig::default(), directory.path()).unwrap();
+            let file = directory.path().join("tls").join(file);
+            fs::write(&file, "").unwrap();
+            load(&TlsConfig::default(), directory.path()).unwrap();
+            assert!(!fs::read(&file).unwrap().is_empty());
+        }
+        assert_eq!(fs::read_dir(directory.path().join("tls")).unwrap().count(), 2, "nothing half-written is left");
     }
 
     #[test]

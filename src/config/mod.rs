@@ -88,9 +88,9 @@ pub struct SmtpConfig {
     pub verb_timeout_s: u64,
     /// Seconds to wait for the next bytes of a message.
     pub data_timeout_s: u64,
-    /// A message must come at this rate on average, after a minute's grace.
+    /// A message must come at this rate on average over each minute.
     pub data_rate_min_bytes_per_s: u64,
-    /// Bytes of messages that may be in memory at once; further DATA waits.
+    /// Bytes of messages that may be in memory at once; further DATA is put off. A User gets a quarter, or one message.
     pub message_memory_max_bytes: u64,
     /// Seconds that sessions get to finish at shutdown.
     pub drain_timeout_s: u64,

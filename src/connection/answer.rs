@@ -1,7 +1,5 @@
 //! Where the session's questions find their answers.
 
-use std::time::Duration;
-
 use crate::mail::{Message, MessageId, ReversePath};
 use crate::reception::{self, Transaction};
 use crate::smtp::{EndOfData, Fault, Question, Reply};
@@ -13,7 +11,6 @@ use super::dialogue::Dialogue;
 
 /// Memory that a message claims before its first octet, where SIZE= does not say more.
 const FIRST_CLAIM: u64 = 16 * 1024;
-const FIRST_CLAIM_MAX: u64 = 1024 * 1024;
 
 impl Dialogue {
     pub(super) async fn find_answer(&mut self, question: Question) -> Reply {
@@ -81,15 +78,16 @@ impl Dialogue {
         Reply::recipient_malformed()
     }
 
-    /// A message may come in if the node can take it and there is memory for its beginning.
+    /// A message may come in if the node can take it and there is memory for all that it declared.
     async fn content(&mut self) -> Reply {
         if let Some(reply) = self.node_refusal() {
             return reply;
         }
+        let Some(client) = &self.client else { return Reply::not_authenticated() };
+        self.pace = None;
         let declared = self.session.transaction().and_then(|transaction| transaction.declared_size());
-        let claim = declared.unwrap_or(0).clamp(FIRST_CLAIM, FIRST_CLAIM_MAX);
-        let patience = Duration::from_secs(self.shared.line.config.smtp.data_timeout_s);
-        match self.held.grow_to(usize::try_from(claim).unwrap_or(usize::MAX), patience).await {
+        let claim = declared.unwrap_or(0).max(FIRST_CLAIM);
+        match self.held.claim(client.user.view.id, claim, self.shared.patience.room).await {
             Ok(()) => Reply::start_data(),
             Err(super::budget::Exhausted) => Reply::undecided(),
         }
@@ -130,5 +128,6 @@ fn fault_reply(id: MessageId, fault: Fault) -> Reply {
         Fault::BareCr => Reply::structure(id, "a CR without LF"),
         Fault::BareLf => Reply::structure(id, "an LF without CR"),
         Fault::Nul => Reply::structure(id, "a NUL octet"),
+        Fault::NoRoom => Reply::undecided(),
     }
 }

@@ -12,8 +12,9 @@ use crate::submission::Client;
 use crate::user::{Authenticated, LoginError};
 
 use super::budget::{Exhausted, Held};
+use super::pace::Pace;
 use super::stream::Stream;
-use super::{Ends, HANDSHAKE_TIMEOUT, Shared, Stage};
+use super::{Ends, Opened, Seat, Shared, Stage};
 
 /// Room for the verbs of an idle client, and for the content of a message.
 const VERB_ROOM: usize = 512;
@@ -22,8 +23,6 @@ const CONTENT_ROOM: usize = 16 * 1024;
 const KEPT_ROOM_MAX: usize = 1024;
 /// Replies are gathered up to this size.
 const OUTPUT_MAX: usize = 16 * 1024;
-/// Slow start, greylisted DNS and the like: a message's rate is judged only after this time.
-const RATE_GRACE: Duration = Duration::from_secs(60);
 
 /// A connection behind its handshakes.
 pub(super) struct Dialogue {
@@ -37,8 +36,11 @@ pub(super) struct Dialogue {
     stream: Stream,
     input: BytesMut,
     output: String,
-    /// When the content that is coming in began.
-    content_since: Option<Instant>,
+    /// Until when a client may stay without a login.
+    stranger_until: Instant,
+    seat: Seat,
+    /// Of the content that is coming in.
+    pub(super) pace: Option<Pace>,
 }
 
 /// Why a dialogue ends.
@@ -52,7 +54,8 @@ enum End {
 }
 
 impl Dialogue {
-    pub(super) fn new(shared: Arc<Shared>, stream: Stream, session: Session, ends: Ends) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, Opened { stream, session, ends }: Opened, seat: Seat) -> Self {
+        let stranger_until = Instant::now() + shared.patience.login;
         Self {
             held: shared.budget.hold_nothing(),
             stage: shared.stage(),
@@ -63,7 +66,9 @@ impl Dialogue {
             stream,
             input: BytesMut::new(),
             output: String::new(),
-            content_since: None,
+            stranger_until,
+            seat,
+            pace: None,
         }
     }
 
@@ -112,9 +117,12 @@ impl Dialogue {
                 self.become_client(user);
             }
             Ok(None) => {}
-            Err(LoginError::TooManySessions) => return Err(End::Word(Reply::too_many_from_user())),
-            Err(LoginError::Failed | LoginError::Blocked | LoginError::Unavailable) => {
-                return Err(End::Word(Reply::not_now()));
+            Err(error) => {
+                self.shared.line.metrics.connections.get_or_create(&"refused".into()).inc();
+                return Err(End::Word(match error {
+                    LoginError::TooManySessions => Reply::too_many_from_user(),
+                    LoginError::Failed | LoginError::Blocked | LoginError::Unavailable => Reply::not_now(),
+                }));
             }
         }
         self.shared.line.metrics.connections.get_or_create(&"accepted".into()).inc();
@@ -124,6 +132,7 @@ impl Dialogue {
 
     /// From now on the session is this User's.
     pub(super) fn become_client(&mut self, user: Authenticated) {
+        self.seat.becomes_known();
         self.session.set_size_max(user.view.settings.max_message_size);
         let Ends { client: address, local } = self.ends;
         let tls = self.stream.tls();
@@ -154,7 +163,7 @@ impl Dialogue {
         Reply::ready_for_tls().write(&mut self.output);
         self.flush().await?;
         let handshake = self.stream.start_tls(self.shared.tls.config.load_full());
-        match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        match timeout(self.shared.patience.handshake, handshake).await {
             Ok(Ok(())) => {
                 self.session.tls_started();
                 if let Some(client) = &mut self.client {
@@ -172,9 +181,12 @@ impl Dialogue {
 
     /// Waits for more octets, as long as the session's state allows.
     async fn read(&mut self) -> Result<(), End> {
-        let patience = self.prepare_read().await?;
-        let deadline = Instant::now() + patience;
+        let deadline = self.prepare_read().await?;
         loop {
+            // Where octets are always there, the sleep below never has its turn.
+            if Instant::now() >= deadline {
+                return Err(End::Word(Reply::timeout()));
+            }
             let stage = *self.stage.borrow_and_update();
             if stage == Stage::Over || (stage == Stage::Draining && self.session.is_idle()) {
                 return Err(End::Word(Reply::not_now()));
@@ -183,7 +195,12 @@ impl Dialogue {
                 biased;
                 read = self.stream.read(&mut self.input) => return match read {
                     Ok(0) | Err(_) => Err(End::Gone),
-                    Ok(_) => Ok(()),
+                    Ok(octets) => {
+                        if let Some(pace) = &mut self.pace {
+                            pace.take(octets);
+                        }
+                        Ok(())
+                    }
                 },
                 changed = self.stage.changed() => if changed.is_err() {
                     return Err(End::Word(Reply::not_now()));
@@ -193,25 +210,45 @@ impl Dialogue {
         }
     }
 
-    /// Makes room, and tells how long to wait.
-    async fn prepare_read(&mut self) -> Result<Duration, End> {
+    /// Makes room, and tells until when to wait.
+    async fn prepare_read(&mut self) -> Result<Instant, End> {
+        self.follow_content().await?;
         let smtp = &self.shared.line.config.smtp;
-        if !self.session.is_receiving() {
-            self.content_since = None;
-            if self.input.is_empty() && self.input.capacity() > KEPT_ROOM_MAX {
-                self.input = BytesMut::new();
-            }
-            self.input.reserve(VERB_ROOM);
-            return Ok(Duration::from_secs(smtp.verb_timeout_s));
+        let (room, patience_s) = match self.session.is_receiving() {
+            true => (CONTENT_ROOM, smtp.data_timeout_s),
+            false => (VERB_ROOM, smtp.verb_timeout_s),
+        };
+        if room == VERB_ROOM && self.input.is_empty() && self.input.capacity() > KEPT_ROOM_MAX {
+            self.input = BytesMut::new();
         }
-        let patience = Duration::from_secs(smtp.data_timeout_s);
-        let (held, size) = self.session.content();
-        let elapsed = self.content_since.get_or_insert_with(Instant::now).elapsed();
-        if elapsed > RATE_GRACE && size / elapsed.as_secs().max(1) < smtp.data_rate_min_bytes_per_s {
+        self.input.reserve(room);
+        let mut until = Instant::now() + Duration::from_secs(patience_s);
+        if self.client.is_none() {
+            until = until.min(self.stranger_until);
+        }
+        Ok(self.pace.as_ref().map_or(until, |pace| until.min(pace.until())))
+    }
+
+    /// Judges the pace of a content and pays for its memory, from its first octet to its last, also between two chunks.
+    async fn follow_content(&mut self) -> Result<(), End> {
+        let held = self.session.content_held();
+        if held == 0 {
+            self.held.release();
+        }
+        if held == 0 && !self.session.is_receiving() {
+            self.pace = None;
+            return Ok(());
+        }
+        let (now, patience) = (Instant::now(), &self.shared.patience);
+        let pace = self.pace.get_or_insert_with(|| Pace::new(now, now + patience.content));
+        let rate_min = self.shared.line.config.smtp.data_rate_min_bytes_per_s;
+        if pace.is_too_slow(now, patience.pace_window, rate_min) {
             return Err(End::Word(Reply::too_slow()));
         }
-        self.held.grow_to(held, patience).await.map_err(|Exhausted| End::Word(Reply::not_now()))?;
-        self.input.reserve(CONTENT_ROOM);
-        Ok(patience)
+        if self.held.grow_to(held as u64, patience.room).await == Err(Exhausted) {
+            self.session.abandon_content();
+            self.held.release();
+        }
+        Ok(())
     }
 }

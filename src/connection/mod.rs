@@ -17,6 +17,7 @@ mod answer;
 mod budget;
 mod counts;
 mod dialogue;
+mod pace;
 mod proxy;
 mod stream;
 
@@ -30,6 +31,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::config::{ListenerConfig, ListenerMode};
+use crate::metrics::Metrics;
 use crate::smtp::{Reply, Rules, Session};
 use crate::submission::Line;
 use crate::tls::ServerTls;
@@ -38,11 +40,38 @@ use budget::Budget;
 use dialogue::Dialogue;
 use stream::Stream;
 
+use counts::AddressSeat;
 pub use counts::{Counts, Seat};
 
-/// A PROXY header is sent at once; a client's handshake may need some round trips.
-const PROXY_TIMEOUT: Duration = Duration::from_secs(10);
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection waits; verbs and silence within a message are in the configuration.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    /// For a PROXY header, which is sent at once.
+    pub proxy: Duration,
+    /// For a client's handshake, which may need some round trips.
+    pub handshake: Duration,
+    /// For a login, from the first verb.
+    pub login: Duration,
+    /// For a message's whole content.
+    pub content: Duration,
+    /// Over which `data_rate_min_bytes_per_s` is judged.
+    pub pace_window: Duration,
+    /// For memory.
+    pub room: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            proxy: Duration::from_secs(10),
+            handshake: Duration::from_secs(30),
+            login: Duration::from_secs(300),
+            content: Duration::from_secs(3600),
+            pace_window: Duration::from_secs(60),
+            room: Duration::from_secs(5),
+        }
+    }
+}
 
 /// How far the node is from its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,11 +92,12 @@ pub struct Shared {
     rules: Arc<Rules>,
     counts: Counts,
     budget: Budget,
+    patience: Patience,
     stage: watch::Sender<Stage>,
 }
 
 impl Shared {
-    pub fn new(line: Arc<Line>, tls: ServerTls) -> Self {
+    pub fn new(line: Arc<Line>, tls: ServerTls, patience: Patience) -> Self {
         let smtp = &line.config.smtp;
         let rules = Rules {
             hostname: line.hostname.clone(),
@@ -78,7 +108,7 @@ impl Shared {
         };
         let counts = Counts::new(smtp.connections_max, smtp.connections_per_address_max);
         let budget = Budget::new(smtp.message_memory_max_bytes);
-        Self { tls, rules: Arc::new(rules), counts, budget, stage: watch::Sender::new(Stage::Open), line }
+        Self { tls, rules: Arc::new(rules), counts, budget, patience, stage: watch::Sender::new(Stage::Open), line }
     }
 
     pub fn stage(&self) -> watch::Receiver<Stage> {
@@ -178,58 +208,118 @@ struct Ends {
 async fn serve(accepted: Accepted) {
     let Accepted { stream, peer, seat, listener, shared } = accepted;
     let metrics = Arc::clone(&shared.line.metrics);
-    metrics.connections_open.inc();
+    let _open = OpenConnection::count(&metrics);
     match Box::pin(open(stream, peer, &listener, &shared)).await {
-        Some((dialogue, _address_seat)) => Box::pin(dialogue.run()).await,
-        None => {
-            metrics.connections.get_or_create(&"refused".into()).inc();
+        Ok((opened, _address_seat)) => Box::pin(Dialogue::new(shared, opened, seat).run()).await,
+        Err(refusal) => {
+            metrics.connections.get_or_create(&refusal.name().into()).inc();
         }
     }
-    metrics.connections_open.dec();
-    drop(seat);
 }
 
-/// All that precedes the first verb; `None` where the connection came to nothing.
+/// Counted among the open connections, however it ends.
+struct OpenConnection<'a>(&'a Metrics);
+
+impl<'a> OpenConnection<'a> {
+    fn count(metrics: &'a Metrics) -> Self {
+        metrics.connections_open.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for OpenConnection<'_> {
+    fn drop(&mut self) {
+        self.0.connections_open.dec();
+    }
+}
+
+/// Why a connection got no dialogue.
+#[derive(Clone, Copy)]
+enum Refusal {
+    /// Too many, gone, or no valid beginning.
+    Refused,
+    /// Its address is on the authentication block list.
+    Blocked,
+}
+
+impl Refusal {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Blocked => "blocked",
+        }
+    }
+}
+
+/// A connection behind all that precedes its first verb.
+struct Opened {
+    stream: Stream,
+    session: Session,
+    ends: Ends,
+}
+
 async fn open(
     mut stream: TcpStream,
     peer: SocketAddr,
     listener: &ListenerConfig,
     shared: &Arc<Shared>,
-) -> Option<(Dialogue, Option<Seat>)> {
-    let mut ends = Ends { client: peer.ip().to_canonical(), local: stream.local_addr().ok()? };
-    if contains(&listener.proxy_networks, ends.client) {
-        match tokio::time::timeout(PROXY_TIMEOUT, proxy::read(&mut stream)).await.ok()? {
-            Ok(Some(given)) => ends = Ends { client: given.client.to_canonical(), local: given.local },
-            Ok(None) => {}
-            Err(error) => {
-                tracing::info!(%peer, %error, "connection without a valid PROXY header");
-                return None;
-            }
-        }
+) -> Result<(Opened, Option<AddressSeat>), Refusal> {
+    let refused = |_: std::io::Error| Refusal::Refused;
+    let mut ends = Ends { client: peer.ip().to_canonical(), local: stream.local_addr().map_err(refused)? };
+    if contains(&listener.proxy_networks, ends.client)
+        && let Some(given) = proxied(&mut stream, peer, shared).await?
+    {
+        ends = Ends { client: given.client.to_canonical(), local: given.local };
     }
     let mut stream = Stream::Plain(stream);
     let seat = if shared.is_trusted(ends.client) { Some(None) } else { shared.counts.enter(ends.client).map(Some) };
     let implicit = listener.mode == ListenerMode::Submissions;
     if seat.is_some() && implicit {
         let handshake = stream.start_tls(shared.tls.config.load_full());
-        tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.ok()?.ok()?;
+        let done = tokio::time::timeout(shared.patience.handshake, handshake).await;
+        done.map_err(|_| Refusal::Refused)?.map_err(refused)?;
     }
     let Some(seat) = seat else {
         if !implicit {
             stream.farewell(&Reply::too_many_from_address()).await;
         }
-        return None;
+        return Err(Refusal::Refused);
     };
     if shared.line.directory.is_blocked(ends.client) {
         stream.farewell(&Reply::address_blocked()).await;
-        return None;
+        return Err(Refusal::Blocked);
     }
     let clear_text = contains(&listener.clear_text_networks, ends.client);
     let size_max = shared.line.directory.default_message_size_max();
     let session = Session::new(Arc::clone(&shared.rules), implicit, clear_text, size_max);
-    Some((Dialogue::new(Arc::clone(shared), stream, session, ends), seat))
+    Ok((Opened { stream, session, ends }, seat))
+}
+
+/// What a load balancer says of its client.
+async fn proxied(stream: &mut TcpStream, peer: SocketAddr, shared: &Shared) -> Result<Option<Ends>, Refusal> {
+    let header = tokio::time::timeout(shared.patience.proxy, proxy::read(stream)).await;
+    header.map_err(|_| Refusal::Refused)?.map_err(|error| {
+        tracing::info!(%peer, %error, "connection without a valid PROXY header");
+        Refusal::Refused
+    })
 }
 
 fn contains(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_panics_is_not_counted_as_open() {
+        let metrics = Metrics::default();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _open = OpenConnection::count(&metrics);
+            assert_eq!(metrics.connections_open.get(), 2);
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(metrics.connections_open.get(), 0);
+    }
 }

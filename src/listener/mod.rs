@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::config::{ListenerConfig, ListenerMode};
-use crate::connection::{self, Accepted, Shared, Stage};
+use crate::connection::{self, Accepted, Patience, Shared, Stage};
 use crate::smtp::Reply;
 use crate::submission::Line;
 use crate::tls::ServerTls;
@@ -26,8 +26,9 @@ use socket::Socket;
 
 /// Out of file descriptors or memory: time for connections to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// For connections to say good-bye once their time is over.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+/// For connections to finish a judgement and to say good-bye once their time is over. Covers both proposals of an
+/// admission: its outcome must reach the client.
+pub(crate) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// The running listeners of a node.
 pub struct Listeners {
@@ -39,10 +40,19 @@ pub struct Listeners {
 impl Listeners {
     /// Binds every address; on an error nothing is left bound.
     pub async fn start(listeners: &[ListenerConfig], line: Arc<Line>, tls: ServerTls) -> io::Result<Self> {
+        Self::start_with(listeners, line, tls, Patience::default()).await
+    }
+
+    async fn start_with(
+        listeners: &[ListenerConfig],
+        line: Arc<Line>,
+        tls: ServerTls,
+        patience: Patience,
+    ) -> io::Result<Self> {
         let drain_timeout = Duration::from_secs(line.config.smtp.drain_timeout_s);
         let sockets = listeners.iter().map(|listener| Socket::bind(listener.address).map(Arc::new));
         let sockets = sockets.collect::<io::Result<Vec<_>>>()?;
-        let shared = Arc::new(Shared::new(line, tls));
+        let shared = Arc::new(Shared::new(line, tls, patience));
         for (config, socket) in listeners.iter().zip(&sockets) {
             let state =
                 State { config: Arc::new(config.clone()), socket: Arc::clone(socket), shared: Arc::clone(&shared) };

@@ -8,7 +8,10 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::{Instant, timeout};
 
 use crate::config::{Config, SmtpConfig, TlsConfig};
-use crate::submission::fixture::Fixture;
+use crate::maillog::{Event, Query, Record};
+use crate::submission::fixture::{Fixture, block};
+
+use crate::user::LoginError;
 
 use super::*;
 
@@ -24,19 +27,24 @@ struct Site {
 }
 
 async fn site(change: impl FnOnce(&mut SmtpConfig)) -> Site {
+    site_with(change, Patience::default()).await
+}
+
+async fn site_with(change: impl FnOnce(&mut SmtpConfig), patience: Patience) -> Site {
     let mut config = Config::default();
     change(&mut config.smtp);
     let Fixture { line, directory, client } = Fixture::with_config(&[], config).await;
     drop(client);
     let line = Arc::new(line);
     let tls = ServerTls::load(&TlsConfig::default(), directory.path(), "mx.test").unwrap();
-    let listener = ListenerConfig {
+    let listener = |mode, proxy: &[&str]| ListenerConfig {
         address: "127.0.0.1:0".parse().unwrap(),
-        mode: ListenerMode::Submission,
+        mode,
         clear_text_networks: Vec::new(),
-        proxy_networks: vec!["127.0.0.0/8".parse().unwrap()],
+        proxy_networks: proxy.iter().map(|network| network.parse().unwrap()).collect(),
     };
-    let listeners = Listeners::start(&[listener], Arc::clone(&line), tls).await.unwrap();
+    let listeners = [listener(ListenerMode::Submission, &["127.0.0.0/8"]), listener(ListenerMode::Submissions, &[])];
+    let listeners = Listeners::start_with(&listeners, Arc::clone(&line), tls, patience).await.unwrap();
     Site { listeners, line, _directory: directory }
 }
 
@@ -90,11 +98,17 @@ impl Caller {
 
     /// Up to the answer to `DATA`.
     async fn begin_message(&mut self) {
+        self.begin_transaction().await;
+        assert!(self.say("DATA").await.starts_with("354 "));
+    }
+
+    /// Up to the answer to RCPT.
+    async fn begin_transaction(&mut self) {
         assert!(self.hear().await.starts_with("220 "));
-        self.send("HELO client.test\r\nMAIL FROM:<alice@example.com>\r\nRCPT TO:<bob@example.net>\r\nDATA\r\n").await;
-        for code in ["250 ", "250 ", "250 ", "354 "] {
+        self.send("HELO client.test\r\nMAIL FROM:<alice@example.com>\r\nRCPT TO:<bob@example.net>\r\n").await;
+        for _ in 0..3 {
             let line = self.hear().await;
-            assert!(line.starts_with(code), "{line}");
+            assert!(line.starts_with("250 "), "{line}");
         }
     }
 }
@@ -205,4 +219,120 @@ async fn a_message_far_too_large_ends_the_connection() {
     sender.hear().await;
     assert!(sender.hear().await.starts_with("552 5.3.4 "));
     assert_eq!(sender.hear().await, "");
+    let records = site.line.maillog.search(Query::default()).await.unwrap();
+    let [Record { event: Event::Submission(record), .. }] = &records[..] else { panic!("{records:?}") };
+    assert_eq!(record.size, 999_999_999_999);
+}
+
+/// Short waits, so that a test sees them end.
+fn hasty() -> Patience {
+    let short = Duration::from_millis(500);
+    Patience { proxy: short, handshake: short, room: short, ..Patience::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_and_proxy_headers_have_an_end() {
+    let site = site_with(|_| {}, hasty()).await;
+    let mut silent = site.call("PROXY TCP4 ").await;
+    assert_eq!(silent.hear().await, "", "the header never ends");
+    let stream = TcpStream::connect(site.listeners.addresses()[1]).await.unwrap();
+    assert_eq!(Caller { stream: BufReader::new(stream) }.hear().await, "", "TLS from the first byte never begins");
+    let mut starting = site.call(STRANGER).await;
+    starting.hear().await;
+    assert!(starting.say("STARTTLS").await.starts_with("220 "));
+    assert_eq!(starting.hear().await, "", "TLS never begins");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_must_keep_its_pace() {
+    let patience = Patience { pace_window: Duration::from_millis(500), ..Patience::default() };
+    let site = site_with(|smtp| smtp.data_rate_min_bytes_per_s = 1_000, patience).await;
+    let mut sender = site.call(USER).await;
+    sender.begin_message().await;
+    // What came early does not count later.
+    sender.send(&"0123456789\r\n".repeat(10_000)).await;
+    let before = Instant::now();
+    loop {
+        assert!(before.elapsed() < PATIENCE, "it may go on without end");
+        if sender.stream.get_mut().write_all(b"x").await.is_err() {
+            break;
+        }
+        if let Ok(line) = timeout(Duration::from_millis(50), sender.hear()).await {
+            assert_eq!(line, "421 4.4.2 message comes too slowly, closing");
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_must_end_some_day() {
+    let site = site_with(|_| {}, Patience { content: Duration::from_secs(1), ..Patience::default() }).await;
+    let mut sender = site.call(USER).await;
+    sender.begin_transaction().await;
+    assert_eq!(sender.say("BDAT 3\r\na").await, "250 2.0.0 3 octets received");
+    assert_eq!(sender.say("NOOP").await, "250 2.0.0 ok");
+    assert_eq!(sender.hear().await, "421 4.4.2 timeout, closing", "a pause between chunks is part of it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_that_is_taken_puts_messages_off_until_it_is_free() {
+    let site = site_with(|smtp| smtp.message_memory_max_bytes = 256 << 10, hasty()).await;
+    let mut first = site.call(USER).await;
+    first.begin_transaction().await;
+    let chunk = "x".repeat(100 << 10);
+    assert!(first.say(&format!("BDAT {}\r\n{chunk}", (100 << 10) + 2)).await.starts_with("250 "));
+    let mut second = site.call(USER).await;
+    second.begin_transaction().await;
+    assert_eq!(second.say("DATA").await, "451 4.3.0 temporary failure, try later");
+    assert_eq!(first.say("RSET").await, "250 2.0.0 ok");
+    assert!(second.say("DATA").await.starts_with("354 "), "a transaction that is over holds nothing");
+    first.send("MAIL FROM:<alice@example.com>\r\nRCPT TO:<bob@example.net>\r\nDATA\r\n").await;
+    for code in ["250 ", "250 ", "354 "] {
+        assert!(first.hear().await.starts_with(code));
+    }
+    first.send(&"0123456789\r\n".repeat(10_000)).await;
+    assert_eq!(first.say(".").await, "451 4.3.0 temporary failure, try later", "no room to grow");
+    assert!(second.say("Subject: x\r\n\r\nhello\r\n.").await.starts_with("250 2.0.0 accepted"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_log_in_may_not_stay() {
+    let site = site_with(|_| {}, Patience { login: Duration::from_secs(1), ..Patience::default() }).await;
+    let (mut user, mut stranger) = (site.call(USER).await, site.call(STRANGER).await);
+    user.hear().await;
+    stranger.hear().await;
+    assert_eq!(stranger.say("NOOP").await, "250 2.0.0 ok");
+    assert_eq!(stranger.hear().await, "421 4.4.2 timeout, closing");
+    assert_eq!(user.say("NOOP").await, "250 2.0.0 ok", "a User may");
+    let mut flood = site.call(STRANGER).await;
+    flood.hear().await;
+    let before = Instant::now();
+    while flood.stream.get_mut().write_all(&[b'x'; 4096]).await.is_ok() {
+        assert!(before.elapsed() < PATIENCE, "a line without end keeps the session");
+    }
+}
+
+/// Waits until so many connections that began in this way were counted.
+async fn counted(site: &Site, kind: &'static str, count: u64) {
+    let before = Instant::now();
+    while site.line.metrics.connections.get_or_create(&kind.into()).get() != count {
+        assert!(before.elapsed() < PATIENCE, "{}", site.line.metrics.encode());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_counted_by_how_they_began() {
+    let site = site(|_| {}).await;
+    let address = "192.0.2.77".parse().unwrap();
+    block(&site.line, address).await;
+    assert_eq!(site.call(STRANGER).await.hear().await, "421 4.7.0 too many failed logins from your address, try later");
+    counted(&site, "blocked", 1).await;
+    drop(site.call("EHLO client.test\r\n").await);
+    counted(&site, "refused", 1).await;
+    assert!(site.call(USER).await.hear().await.starts_with("220 "));
+    counted(&site, "accepted", 1).await;
+    let result = site.line.directory.authenticate(address, "x@example.com", b"x").await;
+    assert_eq!(result.err(), Some(LoginError::Blocked));
+    assert_eq!(site.line.metrics.logins.get_or_create(&"blocked".into()).get(), 1);
 }

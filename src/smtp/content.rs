@@ -8,17 +8,20 @@ use memchr::memchr3;
 
 /// A message is read to its end to be refused, but never beyond this many times its limit.
 const OVERSIZE_FACTOR_MAX: u64 = 4;
-/// Room made at once where the client gave no size; also the most that SIZE= alone can claim.
+/// Room made at once where the client gave no size.
 const FIRST_ROOM: usize = 4 * 1024;
-const DECLARED_ROOM_MAX: u64 = 1024 * 1024;
 
 /// Why the content cannot be a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    TooLarge { limit: u64 },
+    TooLarge {
+        limit: u64,
+    },
     BareCr,
     BareLf,
     Nul,
+    /// The node had no memory for it.
+    NoRoom,
 }
 
 /// The octets of one message, unstuffed. Nothing is kept once there is a fault.
@@ -36,7 +39,7 @@ pub(super) struct Content {
 
 impl Content {
     pub(super) fn new(size_max: u64, declared: Option<u64>) -> Self {
-        let room = usize::try_from(declared.unwrap_or(0).min(DECLARED_ROOM_MAX)).unwrap_or(0).max(FIRST_ROOM);
+        let room = usize::try_from(declared.unwrap_or(0).min(size_max)).unwrap_or(0).max(FIRST_ROOM);
         Self {
             bytes: BytesMut::with_capacity(room),
             size: 0,
@@ -55,6 +58,17 @@ impl Content {
     /// Whether `more` octets would pass the bound up to which a message is read only to be refused.
     pub(super) fn is_endless_with(&self, more: u64) -> bool {
         self.size.saturating_add(more) > self.size_max.saturating_mul(OVERSIZE_FACTOR_MAX)
+    }
+
+    /// Counts `more` octets that nobody will read; the message is too large.
+    pub(super) fn overflow(&mut self, more: u64) {
+        self.size = self.size.saturating_add(more);
+        self.note(Fault::TooLarge { limit: self.size_max });
+    }
+
+    /// Keeps nothing of it from now on.
+    pub(super) fn abandon(&mut self) {
+        self.note(Fault::NoRoom);
     }
 
     pub(super) fn is_faulty(&self) -> bool {

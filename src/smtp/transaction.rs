@@ -52,7 +52,11 @@ impl Transaction {
         self.declared_size
     }
 
+    /// An address that is there already stays as it was given first.
     pub(super) fn add(&mut self, recipient: Recipient) {
+        if self.addresses.contains(&recipient.address) {
+            return;
+        }
         self.addresses.push(recipient.address);
         self.notices.push((recipient.notify, recipient.original));
     }

@@ -126,6 +126,17 @@ pub(crate) async fn propose(cluster: &Cluster, command: Command) {
     assert!(!matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
 }
 
+/// Lets logins fail until the address is on the authentication block list.
+pub(crate) async fn block(line: &Line, address: IpAddr) {
+    for _ in 0..100 {
+        propose(&line.cluster, Command::AuthFailed { user: None, address }).await;
+        if line.directory.is_blocked(address) {
+            return;
+        }
+    }
+    panic!("{address} is never blocked");
+}
+
 async fn line(config: Arc<Config>, cluster: Cluster, directory: &TempDir) -> Line {
     let metrics = Arc::new(Metrics::default());
     let maillog = Maillog::open(&directory.path().join("log"), 32).unwrap();

@@ -9,6 +9,8 @@ use ractor::rpc::CallResult;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::Instant;
 
+use super::WAIT_MAX;
+
 /// How long a verified password is remembered, and how many of one User are.
 const PROOF_LIFE: Duration = Duration::from_secs(600);
 const PROOFS_MAX: usize = 16;
@@ -66,6 +68,8 @@ pub(super) struct Users {
     active: Arc<Mutex<HashMap<UserId, ActorRef<Message>>>>,
     proof_life: Duration,
     sweep_interval: Duration,
+    /// For an answer.
+    patience: Duration,
 }
 
 impl Users {
@@ -74,7 +78,7 @@ impl Users {
     }
 
     fn with_times(proof_life: Duration, sweep_interval: Duration) -> Self {
-        Self { active: Arc::default(), proof_life, sweep_interval }
+        Self { active: Arc::default(), proof_life, sweep_interval, patience: WAIT_MAX }
     }
 
     /// Asks the User's actor, which is started if need be; `None` if it cannot answer.
@@ -83,10 +87,12 @@ impl Users {
         for _ in 0..2 {
             let actor = self.active(user)?;
             let ask = |reply| Message::Enter { claim, sessions_max, reply };
-            if let Ok(CallResult::Success(entered)) = actor.call(ask, None).await {
-                return Some(entered);
+            match actor.call(ask, Some(self.patience)).await {
+                Ok(CallResult::Success(entered)) => return Some(entered),
+                // It lives and has the count of the sessions: a new one in its place would not.
+                Ok(CallResult::Timeout) => return None,
+                Ok(CallResult::SenderError) | Err(_) => self.forget(user, &actor),
             }
-            self.forget(user, &actor);
         }
         None
     }
@@ -257,6 +263,32 @@ mod tests {
         }
         assert!(place(&users, Claim::Known(proof("0")), 0).await.is_none());
         assert!(place(&users, Claim::Known(proof("1")), 0).await.is_some());
+    }
+
+    /// Takes messages and never comes to an end.
+    struct Stuck;
+
+    impl Actor for Stuck {
+        type Msg = Message;
+        type State = ();
+        type Arguments = ();
+
+        async fn pre_start(&self, _: ActorRef<Message>, (): ()) -> Result<(), ActorProcessingErr> {
+            Ok(())
+        }
+
+        async fn handle(&self, _: ActorRef<Message>, _held: Message, (): &mut ()) -> Result<(), ActorProcessingErr> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn an_actor_without_an_answer_is_not_waited_for_without_end() {
+        let users = Users { patience: Duration::from_millis(20), ..Users::new() };
+        let (stuck, _) = ractor::ActorRuntime::spawn_instant(None, Stuck, ()).unwrap();
+        users.active.lock().unwrap().insert(USER, stuck);
+        let entered = tokio::time::timeout(Duration::from_secs(10), users.enter(USER, Claim::Network, 0)).await;
+        assert!(entered.unwrap().is_none());
     }
 
     #[tokio::test]

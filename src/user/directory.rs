@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use super::actor::{Claim, Entered, Users};
 use super::password::Pool;
 use super::slots::Slots;
-use super::{Authenticated, LoginError};
+use super::{Authenticated, LoginError, WAIT_MAX};
 
 /// Logins of one source that are being verified, and those that may be on their way.
 const SLOTS_PER_SOURCE: usize = 2;
@@ -57,7 +57,7 @@ impl Directory {
             metrics,
             users: Users::new(),
             pool: Pool::new(),
-            slots: Slots::new(SLOTS_PER_SOURCE, LOGINS_PER_SOURCE_MAX),
+            slots: Slots::new(SLOTS_PER_SOURCE, LOGINS_PER_SOURCE_MAX, WAIT_MAX),
             proposals: Semaphore::new(PROPOSALS_MAX),
             key: random_key(),
         };
@@ -75,7 +75,7 @@ impl Directory {
         let kind = match &result {
             Ok((_, Way::Cached)) => "cached",
             Ok((_, Way::Verified)) => "ok",
-            Err(LoginError::Blocked) => "delayed",
+            Err(LoginError::Blocked) => "blocked",
             Err(LoginError::Failed | LoginError::TooManySessions | LoginError::Unavailable) => "failed",
         };
         self.inner.metrics.logins.get_or_create(&kind.into()).inc();
@@ -213,7 +213,10 @@ impl Inner {
 
     /// The client's answer does not depend on it: a node that cannot decide closes its listeners anyway.
     async fn propose(&self, command: Command) {
-        let Ok(_permit) = self.proposals.acquire().await else { return };
+        let permit = tokio::time::timeout(WAIT_MAX, self.proposals.acquire()).await;
+        let Ok(Ok(_permit)) = permit else {
+            return tracing::warn!("the outcome of a login was not counted: too many wait");
+        };
         if let Err(error) = self.cluster.propose(command).await {
             tracing::warn!(%error, "the outcome of a login was not counted");
         }

@@ -17,13 +17,19 @@ mod password;
 mod slots;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use outgate_cluster::state::UserView;
+
+pub use outgate_cluster::UserId;
 
 pub use actor::Place;
 pub use directory::Directory;
 pub use password::{HashError, hash_password};
 pub use slots::source;
+
+/// A login that gets no answer within this time from where it waits is put off.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// A session's proof of who it is. Lives as long as the session: it holds the session's place among `max_connections`.
 #[derive(Clone, Debug)]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv6Net};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -25,6 +26,8 @@ pub(super) struct Slots {
     slots: usize,
     /// Holders and waiters of each source, beyond which it is refused.
     users_max: usize,
+    /// For a slot.
+    patience: Duration,
 }
 
 /// A slot of a source, or a wait for one.
@@ -35,8 +38,8 @@ pub(super) struct Slot {
 }
 
 impl Slots {
-    pub(super) fn new(slots: usize, users_max: usize) -> Self {
-        Self { sources: Arc::default(), slots, users_max }
+    pub(super) fn new(slots: usize, users_max: usize, patience: Duration) -> Self {
+        Self { sources: Arc::default(), slots, users_max, patience }
     }
 
     /// Waits its turn among the logins of the same source.
@@ -53,7 +56,11 @@ impl Slots {
         };
         // Made before the wait, so that the table is tidied however the wait ends.
         let mut slot = Slot { permit: None, source, slots: self.clone() };
-        slot.permit = Some(semaphore.acquire_owned().await.map_err(|_| LoginError::Unavailable)?);
+        let permit = tokio::time::timeout(self.patience, semaphore.acquire_owned()).await;
+        slot.permit = permit.ok().and_then(Result::ok);
+        if slot.permit.is_none() {
+            return Err(LoginError::Unavailable);
+        }
         Ok(slot)
     }
 }
@@ -76,7 +83,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_source_cannot_take_the_slots_of_another() {
-        let slots = Slots::new(1, 2);
+        let slots = Slots::new(1, 2, Duration::from_secs(10));
         let here: IpAddr = "192.0.2.1".parse().unwrap();
         let first = slots.enter(here).await.unwrap();
         let second = slots.clone();
@@ -88,6 +95,17 @@ mod tests {
         drop(slots.enter("192.0.2.2".parse().unwrap()).await.unwrap());
         drop(first);
         waiter.await.unwrap().unwrap();
+        assert!(slots.sources.lock().unwrap().is_empty(), "nothing is left behind");
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_slot_without_end() {
+        let slots = Slots::new(1, 9, Duration::from_millis(20));
+        let here: IpAddr = "192.0.2.1".parse().unwrap();
+        let held = slots.enter(here).await.unwrap();
+        assert!(matches!(slots.enter(here).await, Err(LoginError::Unavailable)));
+        drop(held);
+        assert!(slots.enter(here).await.is_ok());
         assert!(slots.sources.lock().unwrap().is_empty(), "nothing is left behind");
     }
 

@@ -45,7 +45,10 @@ impl Session {
             None => size > self.size_max.saturating_mul(REFUSED_CHUNK_FACTOR),
         };
         if endless {
-            return self.close(refused.unwrap_or_else(|| Reply::too_large(self.size_max)));
+            return match refused {
+                Some(reply) => self.close(reply),
+                None => self.endless(size),
+            };
         }
         if refused.is_none() && !self.has_content() {
             return self.ask(Pending::Chunk { size, last }, Question::Content);
@@ -66,7 +69,7 @@ impl Session {
         }
         if content.is_endless_with(0) {
             input.clear();
-            return self.close(Reply::too_large(self.size_max));
+            return self.endless(0);
         }
         Step::NeedMore
     }
@@ -104,8 +107,21 @@ impl Session {
         }
     }
 
-    /// Takes the transaction apart: whatever the answer will be, it is over.
+    /// The content passed all bounds, or `more` octets of it would: it ends here, and the session behind it.
+    fn endless(&mut self, more: u64) -> Step {
+        if let Some(transaction) = &mut self.transaction {
+            let content = transaction.content.get_or_insert_with(|| Box::new(Content::new(self.size_max, None)));
+            content.overflow(more);
+        }
+        self.end_content(Pending::Endless)
+    }
+
     pub(super) fn end_of_data(&mut self) -> Step {
+        self.end_content(Pending::Message)
+    }
+
+    /// Takes the transaction apart: whatever the answer will be, it is over.
+    fn end_content(&mut self, pending: Pending) -> Step {
         let taken = self.transaction.take().and_then(|mut transaction| {
             let content = transaction.content.take()?;
             Some((transaction, content))
@@ -113,6 +129,6 @@ impl Session {
         let Some((transaction, content)) = taken else { return self.reply(Reply::bad_sequence("MAIL first")) };
         let (size, content) = content.finish();
         let end = EndOfData { envelope: transaction.into_envelope(), size, content };
-        self.ask(Pending::Message, Question::Message(Box::new(end)))
+        self.ask(pending, Question::Message(Box::new(end)))
     }
 }

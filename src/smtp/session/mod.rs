@@ -21,6 +21,9 @@ const LINE_LENGTH_MAX: usize = 4096;
 /// RFC 4954 section 4.
 const AUTH_LINE_LENGTH_MAX: usize = 12_288;
 
+/// Verbs of a client that has not logged in.
+const VERBS_BEFORE_LOGIN_MAX: usize = 50;
+
 /// What holds for all sessions of a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rules {
@@ -54,6 +57,8 @@ enum Phase {
         last: bool,
         refused: Option<Reply>,
     },
+    /// The reply is the last word.
+    Closing(Reply),
     Over,
 }
 
@@ -65,8 +70,13 @@ enum Pending {
     Recipient(Recipient),
     MalformedRecipient,
     Data,
-    Chunk { size: u64, last: bool },
+    Chunk {
+        size: u64,
+        last: bool,
+    },
     Message,
+    /// A message that has no end; the session ends instead.
+    Endless,
 }
 
 /// One client's session.
@@ -147,10 +157,17 @@ impl Session {
         matches!(self.phase, Phase::Data | Phase::Chunk { .. })
     }
 
-    /// Octets of memory that the content holds, and octets of it that came in so far.
-    pub fn content(&self) -> (usize, u64) {
+    /// Octets of memory that the content holds.
+    pub fn content_held(&self) -> usize {
         let content = self.transaction.as_ref().and_then(|transaction| transaction.content.as_ref());
-        content.map_or((0, 0), |content| (content.held(), content.size()))
+        content.map_or(0, |content| content.held())
+    }
+
+    /// There is no memory for the content: the rest of it is read to be refused.
+    pub fn abandon_content(&mut self) {
+        if let Some(content) = self.transaction.as_mut().and_then(|transaction| transaction.content.as_mut()) {
+            content.abandon();
+        }
     }
 
     /// Nothing more will be said; frees what the transaction held.
@@ -166,9 +183,10 @@ impl Session {
             Phase::Asked(_) => Step::NeedMore,
             Phase::Data => self.receive_data(input),
             Phase::Chunk { .. } => self.receive_chunk(input),
-            Phase::Over => {
+            Phase::Closing(_) | Phase::Over => {
                 input.clear();
-                Step::NeedMore
+                let phase = std::mem::replace(&mut self.phase, Phase::Over);
+                if let Phase::Closing(reply) = phase { Step::Close(reply) } else { Step::NeedMore }
             }
         }
     }
@@ -204,6 +222,10 @@ impl Session {
                 if yes {
                     self.errors = 0;
                 }
+            }
+            Pending::Endless => {
+                self.phase = Phase::Closing(reply);
+                return None;
             }
             Pending::Login
             | Pending::Sender(_)
@@ -260,7 +282,11 @@ impl Session {
         if self.errors >= self.rules.errors_max {
             return Some(self.reply(Reply::too_many_errors()));
         }
-        (self.verbs > self.rules.verbs_max).then(|| self.reply(Reply::too_many_verbs()))
+        let verbs_max = match self.proof {
+            Proof::None => self.rules.verbs_max.min(VERBS_BEFORE_LOGIN_MAX),
+            Proof::Network | Proof::Password => self.rules.verbs_max,
+        };
+        (self.verbs > verbs_max).then(|| self.reply(Reply::too_many_verbs()))
     }
 
     fn take_verb(&mut self, verb: Verb<'_>) -> Step {

@@ -94,6 +94,7 @@ impl Driver {
                     Err(Fault::BareCr) => Reply::structure(id, "a CR without LF"),
                     Err(Fault::BareLf) => Reply::structure(id, "an LF without CR"),
                     Err(Fault::Nul) => Reply::structure(id, "a NUL octet"),
+                    Err(Fault::NoRoom) => Reply::undecided(),
                 };
                 self.messages.push(*end);
                 reply

@@ -3,7 +3,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::driver::{Driver, rules};
+use super::driver::{Driver, SIZE_MAX, rules};
+use crate::smtp::Fault;
 
 /// What a client may send, in order and out of order. STARTTLS is missing: what follows it in the same read is dropped.
 const PIECES: [&[u8]; 27] = [
@@ -101,5 +102,38 @@ fn no_trick_ends_a_message_twice() {
         assert_eq!(driver.messages.len(), 1, "{trick:?}");
         assert!(driver.messages[0].content.is_err(), "{trick:?}");
         assert_eq!(driver.codes()[5..], [550, 503], "{trick:?}");
+    }
+}
+
+#[test]
+fn a_message_without_end_is_reported_before_the_session_ends() {
+    let begin = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n";
+    let lines = "0123456789\r\n".repeat(400);
+    for (octets, size) in [
+        (format!("DATA\r\n{lines}"), 4_800),
+        ("BDAT 5000 LAST\r\n".to_owned(), 5_000),
+        ("BDAT 3\r\na\r\nBDAT 4000\r\n".to_owned(), 4_003),
+    ] {
+        let mut driver = driver();
+        driver.give(begin);
+        driver.give(octets.as_bytes());
+        let [end] = &driver.messages[..] else { panic!("{size}: {} messages", driver.messages.len()) };
+        assert_eq!((end.size, &end.content), (size, &Err(Fault::TooLarge { limit: SIZE_MAX })));
+        assert_eq!(end.envelope.recipients.len(), 1);
+        assert!(driver.closed && driver.codes().last() == Some(&552), "{size}: {:?}", driver.said);
+    }
+}
+
+#[test]
+fn verbs_are_bounded_and_those_of_a_stranger_more_so() {
+    const TOO_MANY: &str = "421 4.7.0 too many commands, closing";
+    for (network, verbs_max) in [(true, 60), (false, 50)] {
+        let mut driver = Driver::with(rules(), true, false);
+        if network {
+            driver.session.network_user();
+        }
+        driver.give("NOOP\r\n".repeat(99).as_bytes());
+        assert_eq!((driver.said.len(), driver.said.last().map(String::as_str)), (verbs_max + 1, Some(TOO_MANY)));
+        assert!(driver.closed);
     }
 }
