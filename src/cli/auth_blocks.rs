@@ -25,6 +25,8 @@ pub(super) async fn execute(args: Args) -> Outcome {
     let client = args.admin.client();
     match args.verb {
         Verb::List => args.admin.output.list(&["address", "until"], &client.get("/auth-blocks").await?),
-        Verb::Remove { address } => client.delete(&format!("/auth-blocks/{}", segment(&address))).await.map(drop),
+        Verb::Remove { address } => {
+            args.admin.output.changed(&client.delete(&format!("/auth-blocks/{}", segment(&address))).await?)
+        }
     }
 }

@@ -130,6 +130,10 @@ impl Client {
         kind: &str,
         patience: Duration,
     ) -> Result<(StatusCode, Bytes), Failure> {
+        let name = path.split('?').next().unwrap_or_default();
+        if name.ends_with('/') || name.contains("//") {
+            return Err(Failure::wrong("a name is empty: give a login, a domain, an address or a message id"));
+        }
         let socket = self.socket.display();
         let gone =
             |error: &dyn std::fmt::Display| Failure::failed(format!("the node behind {socket} broke off: {error}"));
@@ -167,7 +171,9 @@ fn parse(bytes: &[u8]) -> Result<Value, Failure> {
 /// 400 = wrong input, everything else = refused or failed.
 fn refused(status: StatusCode, bytes: &[u8]) -> Failure {
     let told = serde_json::from_slice::<Value>(bytes).ok();
-    let text = told.as_ref().and_then(|value| value["error"].as_str()).unwrap_or(status.as_str()).to_owned();
+    let plain = String::from_utf8_lossy(bytes);
+    let plain = if plain.trim().is_empty() { status.as_str() } else { plain.trim() };
+    let text = told.as_ref().and_then(|value| value["error"].as_str()).unwrap_or(plain);
     if status == StatusCode::BAD_REQUEST || status == StatusCode::PAYLOAD_TOO_LARGE {
         Failure::wrong(text)
     } else {

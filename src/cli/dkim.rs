@@ -70,7 +70,7 @@ pub(super) async fn execute(args: Args) -> Outcome {
         }
         Verb::Show { domain } => records(output, &client.get(&format!("/dkim/{}", segment(&domain))).await?),
         Verb::Remove { domain, selector } => {
-            client.delete(&format!("/dkim/{}/{}", segment(&domain), segment(&selector))).await.map(drop)
+            output.changed(&client.delete(&format!("/dkim/{}/{}", segment(&domain), segment(&selector))).await?)
         }
     }
 }

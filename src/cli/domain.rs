@@ -24,7 +24,8 @@ enum Verb {
     /// Add a domain
     Add {
         name: String,
-        /// contact=, route=host:port, route_auth=user:password, enabled=, and settings for its users
+        /// contact=, route=host:port, route_auth=user:password, enabled=, and settings for its users. Mail of this domain's
+        /// users, and notices to it, go to the route instead of the recipients' MX
         #[arg(value_name = "KEY=VALUE")]
         pairs: Vec<String>,
     },
@@ -48,12 +49,12 @@ pub(super) async fn execute(args: Args) -> Outcome {
         Verb::Add { name, pairs } => {
             let mut body = body(&pairs)?;
             body["name"] = Value::String(name);
-            client.post("/domains", &body).await.map(drop)
+            args.admin.output.changed(&client.post("/domains", &body).await?)
         }
-        Verb::Set { name, pairs } => client.patch(&path(&name), &body(&pairs)?).await.map(drop),
+        Verb::Set { name, pairs } => args.admin.output.changed(&client.patch(&path(&name), &body(&pairs)?).await?),
         Verb::List => args.admin.output.list(&COLUMNS, &client.get("/domains").await?),
         Verb::Show { name } => args.admin.output.one(&client.get(&path(&name)).await?),
-        Verb::Remove { name } => client.delete(&path(&name)).await.map(drop),
+        Verb::Remove { name } => args.admin.output.changed(&client.delete(&path(&name)).await?),
     }
 }
 

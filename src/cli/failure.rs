@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
 
+use crate::web::echo;
+
 /// Lines for stderr and the exit code.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -35,7 +37,7 @@ impl Failure {
     pub(super) fn report(&self) -> ExitCode {
         let mut stderr = std::io::stderr().lock();
         for line in &self.lines {
-            if writeln!(stderr, "outgate: {line}").is_err() {
+            if writeln!(stderr, "outgate: {}", echo::line(line)).is_err() {
                 // Nobody listens; the exit code still tells.
                 break;
             }

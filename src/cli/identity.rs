@@ -41,8 +41,14 @@ pub(super) async fn execute(args: Args) -> Outcome {
         Verb::List { login } => {
             args.admin.output.list(&COLUMNS, &client.get(&format!("{}/identities", path(&login))).await?)
         }
-        Verb::Lock { login, identity, reason } => change_lock(&client, "lock", &subject(login, identity), reason).await,
-        Verb::Unlock { login, identity } => change_lock(&client, "unlock", &subject(login, identity), None).await,
-        Verb::Reset { login, identity } => change_lock(&client, "reset", &subject(login, identity), None).await,
+        Verb::Lock { login, identity, reason } => {
+            change_lock(&client, args.admin.output, "lock", &subject(login, identity), reason).await
+        }
+        Verb::Unlock { login, identity } => {
+            change_lock(&client, args.admin.output, "unlock", &subject(login, identity), None).await
+        }
+        Verb::Reset { login, identity } => {
+            change_lock(&client, args.admin.output, "reset", &subject(login, identity), None).await
+        }
     }
 }

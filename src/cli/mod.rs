@@ -88,10 +88,23 @@ pub fn main() -> ExitCode {
 
 /// The same with arguments of the caller, the program's name first.
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match execute(Cli::parse_from(arguments).verb) {
+    let verb = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli.verb,
+        Err(error) if error.use_stderr() => return misused(&error),
+        // Help and version.
+        Err(error) => error.exit(),
+    };
+    match execute(verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// The parser's own words, which repeat what was given.
+fn misused(error: &clap::Error) -> ExitCode {
+    let lines = error.render().to_string();
+    let lines = lines.trim_end().lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    Failure::wrong_lines(lines).report()
 }
 
 fn execute(verb: Verb) -> Outcome {

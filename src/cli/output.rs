@@ -42,6 +42,17 @@ impl Output {
     }
 }
 
+impl Output {
+    /// After a change: JSON tells what holds now, the other forms keep silent.
+    pub(super) fn changed(self, now: &Value) -> Result<(), Failure> {
+        match self {
+            Self::Json if now.is_null() => json(&serde_json::json!({})),
+            Self::Json => json(now),
+            Self::Table | Self::Csv => Ok(()),
+        }
+    }
+}
+
 /// Writes to stdout; a reader that has gone away (`| head`) is no error.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     print_bytes(text.as_bytes())

@@ -3,12 +3,13 @@
 use serde_json::{Map, Value};
 
 use super::failure::Failure;
+use crate::web::echo::excerpt;
 
 /// Splits `KEY=VALUE`; the value may be empty and may hold further `=`.
 fn split(pair: &str) -> Result<(String, String), Failure> {
     match pair.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
-        Some(_) | None => Err(Failure::wrong(format!("`{pair}` is not KEY=VALUE"))),
+        Some(_) | None => Err(Failure::wrong(format!("`{}` is not KEY=VALUE", excerpt(pair)))),
     }
 }
 
@@ -18,7 +19,7 @@ pub(super) fn settings(pairs: &[String]) -> Result<Map<String, Value>, Failure> 
     for pair in pairs {
         let (key, value) = split(pair)?;
         if settings.contains_key(&key) {
-            return Err(Failure::wrong(format!("{key} is given twice")));
+            return Err(Failure::wrong(format!("{} is given twice", excerpt(&key))));
         }
         settings.insert(key, Value::String(value));
     }

@@ -51,8 +51,8 @@ pub(super) async fn execute(args: Args) -> Outcome {
             args.admin.output.list(&COLUMNS, &client.get(&query.of("/quarantine")).await?)
         }
         Verb::Show { id } => args.admin.output.one(&client.get(&of(&id, "")).await?),
-        Verb::Release { id } => client.post(&of(&id, "/release"), &Value::Null).await.map(drop),
-        Verb::Remove { id } => client.delete(&of(&id, "")).await.map(drop),
+        Verb::Release { id } => args.admin.output.changed(&client.post(&of(&id, "/release"), &Value::Null).await?),
+        Verb::Remove { id } => args.admin.output.changed(&client.delete(&of(&id, "")).await?),
         Verb::Download { id } => print_bytes(&client.download(&of(&id, "/message")).await?),
     }
 }

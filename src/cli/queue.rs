@@ -46,12 +46,12 @@ pub(super) async fn execute(args: Args) -> Outcome {
     match args.verb {
         Verb::List => args.admin.output.list(&COLUMNS, &client.get_all("/queue", &Query::default(), "id").await?),
         Verb::Show { id } => args.admin.output.one(&client.get(&of(&id, "")).await?),
-        Verb::Retry { id } => client.post(&of(&id, "/retry"), &Value::Null).await.map(drop),
-        Verb::Freeze { id } => client.post(&of(&id, "/freeze"), &Value::Null).await.map(drop),
-        Verb::Thaw { id } => client.post(&of(&id, "/thaw"), &Value::Null).await.map(drop),
+        Verb::Retry { id } => args.admin.output.changed(&client.post(&of(&id, "/retry"), &Value::Null).await?),
+        Verb::Freeze { id } => args.admin.output.changed(&client.post(&of(&id, "/freeze"), &Value::Null).await?),
+        Verb::Thaw { id } => args.admin.output.changed(&client.post(&of(&id, "/thaw"), &Value::Null).await?),
         Verb::Remove { id, notify } => {
             let query = Query::default().and("notify", notify.then_some("true"));
-            client.delete(&query.of(&of(&id, ""))).await.map(drop)
+            args.admin.output.changed(&client.delete(&query.of(&of(&id, ""))).await?)
         }
         Verb::Download { id } => print_bytes(&client.download(&of(&id, "/message")).await?),
     }

@@ -31,6 +31,8 @@ pub(super) async fn execute(args: Args) -> Outcome {
     let client = args.admin.client();
     match args.verb {
         Verb::Show => args.admin.output.list(&COLUMNS, &client.get("/settings").await?),
-        Verb::Set { settings } => client.patch("/settings", &json!(pairs::settings(&settings)?)).await.map(drop),
+        Verb::Set { settings } => {
+            args.admin.output.changed(&client.patch("/settings", &json!(pairs::settings(&settings)?)).await?)
+        }
     }
 }

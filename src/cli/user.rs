@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::client::{Admin, Client, Query, segment};
 use super::failure::Failure;
+use super::output::Output;
 use super::{Outcome, pairs, users_csv};
 
 const COLUMNS: [&str; 6] = ["login", "kind", "domain", "enabled", "lock", "until"];
@@ -119,22 +120,24 @@ pub(super) async fn execute(args: Args) -> Outcome {
         Verb::Add { login, password, domain, settings } => {
             let settings = pairs::settings(&settings)?;
             let body = json!({ "login": login, "owner": domain, "password": password.read()?, "settings": settings });
-            client.post("/users", &body).await.map(drop)
+            output.changed(&client.post("/users", &body).await?)
         }
         Verb::Set { login, settings } => {
             let body = json!({ "settings": pairs::settings(&settings)? });
-            client.patch(&path(&login), &body).await.map(drop)
+            output.changed(&client.patch(&path(&login), &body).await?)
         }
         Verb::Password { login, password } => {
             let given = password.read()?.ok_or_else(|| Failure::wrong("give --password-stdin or --password"))?;
-            client.put(&format!("{}/password", path(&login)), &json!({ "password": given })).await.map(drop)
+            args.admin
+                .output
+                .changed(&client.put(&format!("{}/password", path(&login)), &json!({ "password": given })).await?)
         }
-        Verb::Lock { subject, reason } => change_lock(&client, "lock", &subject, reason).await,
-        Verb::Unlock(subject) => change_lock(&client, "unlock", &subject, None).await,
-        Verb::Reset(subject) => change_lock(&client, "reset", &subject, None).await,
-        Verb::Disable { login } => client.patch(&path(&login), &json!({ "enabled": false })).await.map(drop),
-        Verb::Enable { login } => client.patch(&path(&login), &json!({ "enabled": true })).await.map(drop),
-        Verb::Remove { login } => client.delete(&path(&login)).await.map(drop),
+        Verb::Lock { subject, reason } => change_lock(&client, output, "lock", &subject, reason).await,
+        Verb::Unlock(subject) => change_lock(&client, output, "unlock", &subject, None).await,
+        Verb::Reset(subject) => change_lock(&client, output, "reset", &subject, None).await,
+        Verb::Disable { login } => output.changed(&client.patch(&path(&login), &json!({ "enabled": false })).await?),
+        Verb::Enable { login } => output.changed(&client.patch(&path(&login), &json!({ "enabled": true })).await?),
+        Verb::Remove { login } => output.changed(&client.delete(&path(&login)).await?),
         Verb::List { domain } => {
             let query = Query::default().and("domain", domain.as_deref());
             output.list(&COLUMNS, &client.get_all("/users", &query, "login").await?)
@@ -146,12 +149,18 @@ pub(super) async fn execute(args: Args) -> Outcome {
 }
 
 /// `verb` is `lock`, `unlock` or `reset`.
-pub(super) async fn change_lock(client: &Client, verb: &str, subject: &Subject, reason: Option<String>) -> Outcome {
+pub(super) async fn change_lock(
+    client: &Client,
+    output: Output,
+    verb: &str,
+    subject: &Subject,
+    reason: Option<String>,
+) -> Outcome {
     let mut body = json!({ "identity": subject.identity });
     if let Some(reason) = reason {
         body["reason"] = Value::String(reason);
     }
-    client.post(&format!("{}/{verb}", path(&subject.login)), &body).await.map(drop)
+    output.changed(&client.post(&format!("{}/{verb}", path(&subject.login)), &body).await?)
 }
 
 pub(super) fn path(login: &str) -> String {

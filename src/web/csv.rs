@@ -1,7 +1,7 @@
 //! Users as CSV: `user,domain,password`. Pure: text in, rows and faults out.
 //!
 //! The file may begin with a byte order mark and with the header line; fields may be quoted; empty lines are
-//! passed over. An empty user is the domain user, an IP address or range in the user column a network, whose
+//! passed over. A line that cannot be read is a fault of that line alone; a line is numbered as an editor does it. An empty user is the domain user, an IP address or range in the user column a network, whose
 //! owner is the domain column. Spreadsheets run cells that begin with `= + - @`, a tab or a CR as formulas,
 //! so export puts `'` before them, and import takes it away again.
 
@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use outgate_cluster::{DomainName, Login};
 
+use super::echo::{about, excerpt};
 use super::password;
 
 /// Columns in order; also the header line.
@@ -36,13 +37,9 @@ pub struct Fault {
     pub reason: String,
 }
 
-/// The file as a whole is not CSV of three columns: nothing of it can be trusted.
+/// The file as a whole cannot be read as lines: nothing of it can be trusted.
 #[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
 pub enum CsvError {
-    #[error("line {0}: not UTF-8: save the file as UTF-8")]
-    Encoding(u64),
-    #[error("line {line}: {found} columns instead of user,domain,password: quote a field that holds a comma")]
-    Columns { line: u64, found: usize },
     #[error("line {0}: a quote that is opened here is never closed")]
     Quote(u64),
     #[error("the file has more than {MAX_LINES} lines: split it")]
@@ -54,10 +51,10 @@ pub const MAX_LINES: usize = 1_000_000;
 
 /// Reads a whole file; faults of single lines stand beside the rows that are fine.
 pub fn parse(bytes: &[u8]) -> Result<(Vec<Row>, Vec<Fault>), CsvError> {
-    let text = decode(bytes)?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let (mut rows, mut faults) = (Vec::new(), Vec::new());
-    for (at, record) in records(text)?.into_iter().enumerate() {
-        if at == 0 && is_header(&record.fields) {
+    for (at, record) in records(bytes)?.into_iter().enumerate() {
+        if at == 0 && record.is_header() {
             continue;
         }
         match row(&record) {
@@ -92,42 +89,37 @@ fn unescape(cell: &str) -> &str {
     }
 }
 
+/// One line, or several where a quoted field holds line ends.
+#[derive(Default)]
 struct Record {
+    /// Where it begins.
     line: u64,
-    fields: Vec<String>,
+    /// How many fields there are; only those that have a column are kept.
+    width: usize,
+    fields: Vec<Vec<u8>>,
 }
 
-fn decode(bytes: &[u8]) -> Result<&str, CsvError> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    std::str::from_utf8(bytes).map_err(|error| CsvError::Encoding(lines_in(&bytes[..error.valid_up_to()]) + 1))
-}
-
-fn lines_in(bytes: &[u8]) -> u64 {
-    bytes.iter().map(|&b| u64::from(b == b'\n')).sum()
-}
-
-fn records(text: &str) -> Result<Vec<Record>, CsvError> {
-    if let Some(line) = unclosed_quote(text) {
-        return Err(CsvError::Quote(line));
-    }
-    let mut reader = ::csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
-    let mut records = Vec::new();
-    for record in reader.records() {
-        // The text is UTF-8 and in memory, and lengths may differ: nothing is left that could fail.
-        let record = record.map_err(|_| CsvError::Encoding(0))?;
-        let line = record.position().map_or(0, ::csv::Position::line);
-        let fields: Vec<String> = record.iter().map(str::to_owned).collect();
-        if fields.len() > COLUMNS.len() {
-            return Err(CsvError::Columns { line, found: fields.len() });
-        }
-        if !fields.iter().all(String::is_empty) {
-            records.push(Record { line, fields });
-        }
-        if records.len() > MAX_LINES {
-            return Err(CsvError::TooManyLines);
+impl Record {
+    fn push(&mut self, field: Vec<u8>) {
+        self.width += 1;
+        if self.fields.len() < COLUMNS.len() {
+            self.fields.push(field);
         }
     }
-    Ok(records)
+
+    fn is_header(&self) -> bool {
+        let fits = |(field, column): (&Vec<u8>, &str)| field.trim_ascii().eq_ignore_ascii_case(column.as_bytes());
+        (2..=COLUMNS.len()).contains(&self.width) && self.fields.iter().zip(COLUMNS).all(fits)
+    }
+
+    fn field(&self, at: usize) -> Result<&str, Fault> {
+        let bytes = self.fields.get(at).map_or(&b""[..], Vec::as_slice);
+        std::str::from_utf8(bytes).map_err(|_| self.fault(COLUMNS[at], "not UTF-8: save the file as UTF-8"))
+    }
+
+    fn fault(&self, column: &'static str, reason: impl Into<String>) -> Fault {
+        Fault { line: self.line, column, reason: reason.into() }
+    }
 }
 
 /// Where a reader of quoted fields is.
@@ -140,45 +132,78 @@ enum At {
     Quote,
 }
 
-/// The line of a quote that is never closed: the reader would take the rest of the file for one field.
-fn unclosed_quote(text: &str) -> Option<u64> {
+/// Splits at line ends (LF, CRLF or CR) and commas that are not within quotes.
+fn records(bytes: &[u8]) -> Result<Vec<Record>, CsvError> {
     let (mut at, mut line, mut opened) = (At::FieldStart, 1, 1);
-    for byte in text.bytes() {
+    let (mut records, mut field) = (Vec::new(), Vec::new());
+    let mut record = Record { line, ..Record::default() };
+    let mut rest = bytes.iter().copied().chain(unended(bytes)).peekable();
+    while let Some(byte) = rest.next() {
+        let line_ends = byte == b'\n' || (byte == b'\r' && rest.peek() != Some(&b'\n'));
+        line += u64::from(line_ends);
         at = match (at, byte) {
             (At::FieldStart, b'"') => {
                 opened = line;
                 At::Quoted
             }
-            (At::Quote, b'"') => At::Quoted,
             (At::Quoted, b'"') => At::Quote,
-            (At::Quoted, _) => At::Quoted,
-            (At::FieldStart | At::Plain | At::Quote, b',' | b'\n' | b'\r') => At::FieldStart,
-            (At::FieldStart | At::Plain | At::Quote, _) => At::Plain,
+            (At::Quoted, _) => {
+                field.push(byte);
+                At::Quoted
+            }
+            (At::Quote, b'"') => {
+                field.push(byte);
+                At::Quoted
+            }
+            (At::FieldStart | At::Plain | At::Quote, b',') => {
+                record.push(std::mem::take(&mut field));
+                At::FieldStart
+            }
+            (At::FieldStart | At::Plain | At::Quote, b'\r' | b'\n') if line_ends => {
+                if at != At::FieldStart || record.width > 0 {
+                    record.push(std::mem::take(&mut field));
+                    records.push(std::mem::take(&mut record));
+                }
+                if records.len() > MAX_LINES {
+                    return Err(CsvError::TooManyLines);
+                }
+                record.line = line;
+                At::FieldStart
+            }
+            // The CR of a CRLF.
+            (At::FieldStart | At::Plain | At::Quote, b'\r') => at,
+            (At::FieldStart | At::Plain | At::Quote, _) => {
+                field.push(byte);
+                At::Plain
+            }
         };
-        line += u64::from(byte == b'\n');
     }
-    (at == At::Quoted).then_some(opened)
+    if at == At::Quoted { Err(CsvError::Quote(opened)) } else { Ok(records) }
 }
 
-fn is_header(fields: &[String]) -> bool {
-    fields.iter().zip(COLUMNS).all(|(field, column)| field.trim().eq_ignore_ascii_case(column)) && fields.len() >= 2
+/// The line end that the last line lacks.
+fn unended(bytes: &[u8]) -> Option<u8> {
+    (!bytes.ends_with(b"\n") && !bytes.ends_with(b"\r")).then_some(b'\n')
 }
 
 fn row(record: &Record) -> Result<Row, Fault> {
-    let fault = |column, reason: String| Fault { line: record.line, column, reason };
-    let field = |at: usize| record.fields.get(at).map_or("", String::as_str);
-    let (user, domain, secret) = (unescape(field(0).trim()), unescape(field(1).trim()), field(2));
-    if domain.is_empty() {
-        return Err(fault("domain", "empty: every user belongs to a domain".to_owned()));
+    if record.width > COLUMNS.len() {
+        let reason = "columns instead of user,domain,password: quote a field that holds a comma";
+        return Err(record.fault("password", format!("{} {reason}", record.width)));
     }
-    let domain = DomainName::new(domain).map_err(|error| fault("domain", error.to_string()))?;
-    let login = login(user, &domain).map_err(|reason| fault("user", reason))?;
+    let (user, domain, secret) = (record.field(0)?.trim(), record.field(1)?.trim(), record.field(2)?);
+    let (user, domain) = (unescape(user), unescape(domain));
+    if domain.is_empty() {
+        return Err(record.fault("domain", "empty: every user belongs to a domain"));
+    }
+    let domain = DomainName::new(domain).map_err(|error| record.fault("domain", about(error, domain)))?;
+    let login = login(user, &domain).map_err(|reason| record.fault("user", reason))?;
     let is_network = matches!(login, Login::Network(_));
     let password = (!secret.is_empty()).then(|| secret.to_owned());
     match &password {
-        Some(given) => password::check(given).map_err(|error| fault("password", error.to_string()))?,
+        Some(given) => password::check(given).map_err(|error| record.fault("password", error.to_string()))?,
         None if is_network => {}
-        None => return Err(fault("password", "empty: only a network may be without one".to_owned())),
+        None => return Err(record.fault("password", "empty: only a network may be without one")),
     }
     Ok(Row { line: record.line, login, owner: is_network.then_some(domain), password })
 }
@@ -189,10 +214,14 @@ fn login(user: &str, domain: &DomainName) -> Result<Login, String> {
         return Ok(Login::Domain(domain.clone()));
     }
     let whole = if is_network(user) || user.contains('@') { user.to_owned() } else { format!("{user}@{domain}") };
-    let login: Login = whole.parse().map_err(|error: outgate_cluster::NameError| error.to_string())?;
+    let login: Login = whole.parse().map_err(|error: outgate_cluster::NameError| about(error, &whole))?;
     match &login {
-        Login::Mailbox { domain: own, .. } if own != domain => Err(format!("`{user}` is not in the domain {domain}")),
-        Login::Domain(_) => Err(format!("`{user}` is not a local part, an address of {domain} or a network")),
+        Login::Mailbox { domain: own, .. } if own != domain => {
+            Err(format!("`{}` is not in the domain {domain}", excerpt(user)))
+        }
+        Login::Domain(_) => {
+            Err(format!("`{}` is not a local part, an address of {domain} or a network", excerpt(user)))
+        }
         Login::Mailbox { .. } | Login::Network(_) => Ok(login),
     }
 }
@@ -263,11 +292,48 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_is_refused_as_a_whole() {
-        assert_eq!(parse(b"a,example.com,x\nb,example.com,x,y\n"), Err(CsvError::Columns { line: 2, found: 4 }));
+    fn a_line_has_the_number_that_an_editor_shows() {
+        let bad = "bad one,demo.test,pw";
+        for (text, line) in [
+            (format!("ok1,demo.test,pw\n\n{bad}\nlast,demo.test,pw"), 3),
+            (format!("user,domain,password\nok1,demo.test,pw\n\n{bad}\n"), 4),
+            (format!("ok1,demo.test,pw\r\n{bad}\r\n"), 2),
+            (format!("ok1,demo.test,pw\r{bad}\r"), 2),
+            (format!("\n\n\n{bad}\n"), 4),
+            (format!("a,demo.test,\"p\r\nw\"\n{bad}"), 3),
+        ] {
+            assert_eq!(faults(&text), [(line, "user")], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_spares_the_others() {
+        let text = b"a,demo.test,x\nb,demo.test,x,y,z\nc\nd,demo.test\ne\xfc,demo.test,x\nf,demo.test,\xe4\n,,\n\"\"\ng,demo.test,x\n";
+        let (rows, faults) = parse(text).unwrap();
+        assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [1, 9]);
+        let found: Vec<_> = faults.iter().map(|fault| (fault.line, fault.column)).collect();
+        let (domain, password) = ("domain", "password");
+        assert_eq!(
+            found,
+            [(2, password), (3, domain), (4, password), (5, "user"), (6, password), (7, domain), (8, domain)]
+        );
+        assert!(faults[0].reason.starts_with("5 columns") && faults[3].reason.contains("UTF-8"), "{faults:?}");
+    }
+
+    #[test]
+    fn only_a_quote_without_end_stops_the_whole_file() {
         assert_eq!(parse(b"a,example.com,x\n\"b,example.com,x\nc,example.com,x\n"), Err(CsvError::Quote(2)));
-        assert_eq!(parse(b"a,example.com,x\nb,example.com,\xff\n"), Err(CsvError::Encoding(2)));
-        assert_eq!(parse(b"a,example.com,x\nb,example.com,\"x\n"), Err(CsvError::Quote(2)));
+        assert_eq!(parse(b"a,example.com,x\r\nb,example.com,\"x\r\n"), Err(CsvError::Quote(2)));
+    }
+
+    #[test]
+    fn a_fault_repeats_little_of_a_cell_and_no_control_character() {
+        let text = format!("{0}\x1b[2J,demo.test,pw\na,{0},pw\n\"b\nc\",demo.test,pw\n", "x".repeat(100_000));
+        let (_, faults) = parse(text.as_bytes()).unwrap();
+        assert_eq!(faults.len(), 3);
+        for fault in faults {
+            assert!(fault.reason.len() < 300 && !fault.reason.contains(char::is_control), "{fault:?}");
+        }
     }
 
     #[test]

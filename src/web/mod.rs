@@ -11,6 +11,7 @@
 pub mod api;
 pub mod csv;
 pub mod dkim;
+pub mod echo;
 mod health;
 pub mod password;
 mod server;

@@ -180,3 +180,92 @@ fn passwords_come_by_standard_input_and_never_show() {
         assert!(!node.ok(arguments).contains(PASSWORD));
     }
 }
+
+#[test]
+fn an_import_takes_the_good_lines_and_names_every_bad_one() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    let file = node.path().join("users.csv");
+    let long = "x".repeat(1_000_000);
+    let mut bytes = format!("a b,demo.test,pw\n\ncarol,demo.test,pw,more\n{long}\u{1b},demo.test,pw\n").into_bytes();
+    bytes.extend_from_slice(b"d\xfc,demo.test,pw\n,,\nerin,demo.test,pw\n");
+    fs::write(&file, bytes).unwrap();
+    let output = node.cli(&["user", "import", file.to_str().unwrap(), "--output", "csv"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.len() + output.stderr.len() < 5_000 && !output.stderr.contains(&0x1b));
+    let faults = String::from_utf8(output.stdout).unwrap();
+    for start in ["1,user,", "3,password,\"4 columns", "4,user,", "5,user,not UTF-8", "6,domain,"] {
+        assert!(faults.lines().any(|line| line.starts_with(start)), "{start} in {faults}");
+    }
+    assert!(node.ok(&["user", "list"]).contains("erin@demo.test"));
+}
+
+#[test]
+fn wrong_questions_are_exit_code_2_with_words() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    assert_wrong_input(&node.cli(&["log", "search", "--status", "foo"]), &["foo", "accepted"]);
+    assert_wrong_input(&node.cli(&["log", "search", "--class", "foo"]), &["foo", "locked"]);
+    assert_wrong_input(&node.cli(&["log", "search", "--id", "nope"]), &["`nope` is not a message id"]);
+    assert_wrong_input(&node.cli(&["log", "search", "--limit", "0"]), &["1 to 10000"]);
+    assert_wrong_input(&node.cli(&["log", "search", "--limit", "10001"]), &["1 to 10000"]);
+    assert_wrong_input(&node.cli(&["why", ""]), &["a name is empty"]);
+    assert_wrong_input(&node.cli(&["domain", "set", "demo.test", "route=mx.demo.test"]), &["give host:port"]);
+    assert_wrong_input(&outgate(&["dev", "restart", "9"]), &["no node 9"]);
+    assert_wrong_input(&outgate(&["dev", "restart", "1", "--data", "/nonexistent"]), &["/nonexistent"]);
+    for arguments in
+        [["user", "show", "a\u{1b}[2Jb"], ["user", "list", "a\u{1b}[2Jb"], ["settings", "set", "a\u{1b}[2Jb"]]
+    {
+        let output = node.cli(&arguments);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(!output.stderr.contains(&0x1b), "{arguments:?}");
+    }
+    let unknown = node.cli(&["dkim", "show", "nope.test"]);
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("not known"));
+}
+
+#[test]
+fn a_network_is_named_with_its_owner_and_changes_answer_in_json() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    let network = "192.0.2.0/24@demo.test";
+    assert_eq!(node.json(&["user", "add", network])["login"], "192.0.2.0/24");
+    assert_eq!(node.json(&["user", "show", network])["domain"], "demo.test");
+    assert_eq!(node.json(&["user", "lock", network])["state"], "locked_manually");
+    assert!(node.ok(&["why", network]).contains("locked_manually"));
+    assert_eq!(node.cli(&["user", "show", "192.0.2.0/24@other.test"]).status.code(), Some(1));
+    assert_eq!(node.json(&["user", "remove", network]), serde_json::json!({}));
+    assert_eq!(node.json(&["domain", "set", "demo.test", "enabled=true"])["name"], "demo.test");
+}
+
+#[test]
+fn check_and_run_agree() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let outcome = |port: &str, data: &str| {
+        let file = directory.path().join("outgate.toml");
+        let listener = format!("[[listener]]\naddress = \"{port}\"\nmode = \"submission\"\n");
+        let http = "[http]\naddress = \"127.0.0.1:0\"\n";
+        fs::write(&file, format!("{listener}{http}[node]\ndata_dir = \"{data}\"\n")).unwrap();
+        ["check", "run"].map(|verb| {
+            let output = outgate(&[verb, "--config", file.to_str().unwrap()]);
+            let text = [output.stdout, output.stderr].concat();
+            (output.status.code(), String::from_utf8(text).unwrap())
+        })
+    };
+    for (code, text) in outcome("127.0.0.1:0", directory.path().to_str().unwrap()) {
+        assert!(code == Some(2) && text.contains("holds no node: outgate init"), "{text}");
+    }
+    let data = directory.path().join("data");
+    let made = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"))
+        .args(["init", "--data", "data"])
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    assert!(made.status.success());
+    let written = fs::read_to_string(data.join("outgate.toml")).unwrap();
+    assert!(written.contains(&format!("data_dir = \"{}\"", data.canonicalize().unwrap().display())), "{written}");
+    for (code, text) in outcome(&taken.local_addr().unwrap().to_string(), data.to_str().unwrap()) {
+        assert!(code == Some(2) && text.contains("in use"), "{text}");
+    }
+}

@@ -10,6 +10,7 @@ use outgate_cluster::Command;
 use serde_json::{Value, json};
 
 use super::{Answer, ApiError, Parts, actor, propose, time};
+use crate::web::echo;
 
 pub(super) fn routes() -> Router<Parts> {
     Router::new().route("/auth-blocks", get(list)).route("/auth-blocks/{address}", delete(remove))
@@ -21,7 +22,8 @@ async fn list(State(parts): State<Parts>) -> Json<Value> {
 }
 
 async fn remove(State(parts): State<Parts>, Path(address): Path<String>) -> Answer<StatusCode> {
-    let wrong = |_| ApiError::wrong(format!("`{address}` is not an IP address: give one such as 192.0.2.1"));
+    let wrong =
+        |_| ApiError::wrong(format!("`{}` is not an IP address: give one such as 192.0.2.1", echo::excerpt(&address)));
     let address: IpAddr = address.parse().map_err(wrong)?;
     propose(&parts, Command::AuthUnblock { address, actor: actor() }).await?;
     Ok(StatusCode::NO_CONTENT)

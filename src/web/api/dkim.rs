@@ -1,7 +1,7 @@
 //! `/dkim`: signing keys.
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{delete, get};
 use axum::{Json, Router};
@@ -11,8 +11,9 @@ use outgate_cluster::{Command, DomainName};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, ApiError, Parts, body, parse_domain, propose, time};
+use super::{Answer, ApiError, Params, Parts, body, parse_domain, propose, time};
 use crate::web::dkim::{self, DkimError};
+use crate::web::echo;
 
 /// Two keys of one domain cannot share a selector (RFC 6376 section 3.6.2.2: the record must be unique), so
 /// the Ed25519 key that stands beside an RSA key gets the selector with this behind it.
@@ -49,7 +50,7 @@ enum Algorithms {
     Both,
 }
 
-async fn list(State(parts): State<Parts>, Query(of): Query<Of>) -> Answer<Json<Value>> {
+async fn list(State(parts): State<Parts>, Params(of): Params<Of>) -> Answer<Json<Value>> {
     let domain = of.domain.as_deref().map(parse_domain).transpose()?;
     let keys = parts.cluster.read(|state| state.dkim_keys(domain.as_ref()));
     Ok(Json(keys.iter().map(render).collect()))
@@ -58,7 +59,8 @@ async fn list(State(parts): State<Parts>, Query(of): Query<Of>) -> Answer<Json<V
 /// The domain's keys; 404 where it has none.
 async fn show(State(parts): State<Parts>, Path(domain): Path<String>) -> Answer<Json<Value>> {
     let domain = parse_domain(&domain)?;
-    let keys = parts.cluster.read(|state| state.dkim_keys(Some(&domain)));
+    let keys = parts.cluster.read(|state| state.domain(&domain).map(|_| state.dkim_keys(Some(&domain))));
+    let keys = keys.ok_or_else(|| ApiError::not_found(format!("domain {domain} is not known")))?;
     if keys.is_empty() {
         return Err(ApiError::not_found(format!("{domain} has no DKIM key: outgate dkim create {domain}")));
     }
@@ -100,8 +102,9 @@ fn wanted(algorithms: Algorithms, selector: &str) -> Vec<(DkimAlgorithm, String)
 }
 
 fn check_selector(parts: &Parts, domain: &DomainName, selector: &str) -> Answer<()> {
-    DomainName::new(selector)
-        .map_err(|_| ApiError::wrong(format!("`{selector}` is not a selector: give a label such as s2024")))?;
+    DomainName::new(selector).map_err(|_| {
+        ApiError::wrong(format!("`{}` is not a selector: give a label such as s2024", echo::excerpt(selector)))
+    })?;
     let taken = parts.cluster.read(|state| state.dkim_keys(Some(domain)).iter().any(|key| key.selector == selector));
     if taken {
         return Err(ApiError::conflict(format!("{domain} has a key {selector} already: give another --selector")));

@@ -15,9 +15,7 @@ use serde_json::{Map, Value, json};
 use super::{Answer, ApiError, Parts, body, parse_domain, propose, settings};
 use crate::config::is_host_port;
 use crate::mail::Address;
-
-/// Port of a route that names none.
-const SMTP_PORT: u16 = 25;
+use crate::web::echo;
 
 pub(super) fn routes() -> Router<Parts> {
     Router::new().route("/domains", get(list).post(add)).route("/domains/{name}", get(show).patch(set).delete(remove))
@@ -39,9 +37,16 @@ struct Change {
 impl Change {
     fn patch(self) -> Answer<DomainPatch> {
         if let Some(contact) = self.contact.as_deref().filter(|contact| !contact.is_empty()) {
-            Address::new(contact).map_err(|error| ApiError::wrong(format!("contact: {error}: give local@domain")))?;
+            Address::new(contact).map_err(|error| {
+                ApiError::wrong(format!("contact: {}: give local@domain", echo::about(error, contact)))
+            })?;
         }
-        let route = self.route.map(with_port).transpose()?;
+        if let Some(route) = self.route.as_deref().filter(|route| !route.is_empty() && !is_host_port(route)) {
+            let route = echo::excerpt(route);
+            return Err(ApiError::wrong(format!(
+                "route: `{route}` does not fit: give host:port such as mx.example.com:25"
+            )));
+        }
         if let Some(auth) = self.route_auth.as_deref().filter(|auth| !auth.is_empty())
             && auth.split_once(':').is_none_or(|(user, _)| user.is_empty())
         {
@@ -50,20 +55,11 @@ impl Change {
         Ok(DomainPatch {
             enabled: self.enabled,
             contact: self.contact,
-            route,
+            route: self.route,
             route_auth: self.route_auth,
             settings: settings::patch(&self.settings, Level::Domain)?,
         })
     }
-}
-
-fn with_port(route: String) -> Answer<String> {
-    if route.is_empty() || is_host_port(&route) {
-        return Ok(route);
-    }
-    let with_port = format!("{route}:{SMTP_PORT}");
-    let wrong = || ApiError::wrong(format!("route: `{route}` does not fit: give host:port such as mx.example.com:25"));
-    if is_host_port(&with_port) { Ok(with_port) } else { Err(wrong()) }
 }
 
 async fn list(State(parts): State<Parts>) -> Json<Value> {

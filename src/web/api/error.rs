@@ -12,6 +12,7 @@ use crate::queue::QueueError;
 use crate::spool::SpoolError;
 use crate::web::csv::CsvError;
 use crate::web::dkim::DkimError;
+use crate::web::echo;
 use crate::web::password::PasswordError;
 
 /// A status with one line for the caller.
@@ -34,6 +35,11 @@ impl ApiError {
         Self { status: StatusCode::CONFLICT, message: message.to_string() }
     }
 
+    /// Something better to say where the input is wrong.
+    pub(super) fn or_wrong(self, better: impl FnOnce() -> Self) -> Self {
+        if self.status == StatusCode::BAD_REQUEST { better() } else { self }
+    }
+
     /// The node cannot do it now; the caller may try again.
     pub(super) fn unavailable(message: impl ToString) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, message: message.to_string() }
@@ -42,7 +48,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": self.message }))).into_response()
+        (self.status, Json(json!({ "error": echo::line(&self.message) }))).into_response()
     }
 }
 
@@ -104,7 +110,11 @@ impl From<QuarantineError> for ApiError {
 
 impl From<SettingError> for ApiError {
     fn from(error: SettingError) -> Self {
-        Self::wrong(error)
+        let given = match &error {
+            SettingError::Unknown(given) | SettingError::Value { given, .. } | SettingError::NoValue(given) => given,
+            SettingError::ClusterOnly(key) | SettingError::DomainOnly(key) => *key,
+        };
+        Self::wrong(echo::about(&error, given))
     }
 }
 

@@ -13,7 +13,7 @@ pub(super) fn routes() -> Router<Parts> {
 }
 
 async fn list(State(parts): State<Parts>, Path(login): Path<String>) -> Answer<Json<Value>> {
-    let login = parse_login(&login)?;
+    let login = parse_login(&parts, &login)?;
     let found = parts.cluster.read(|state| Some(state.identities(state.user(&login)?.id)));
     let identities = found.ok_or_else(|| unknown(&login))?;
     let row = |identity: &outgate_cluster::state::IdentityView| {

@@ -1,12 +1,12 @@
 //! `/import/users` and `/export/users`: users as CSV.
 //!
-//! Every line is checked before anything changes. A file that is no CSV of three columns is refused as a whole
-//! (400). Otherwise all lines that are fine are taken in one step, or with `strict` none where one is not (409).
+//! Every line is checked before anything changes. A file whose lines cannot be told apart is refused as a
+//! whole (400). Otherwise all lines that are fine are taken in one step, or with `strict` none where one is not (409).
 
 use std::collections::BTreeSet;
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -18,7 +18,7 @@ use outgate_cluster::{Command, DomainName, Login, Outcome};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Answer, ApiError, PAGE_MAX, Parts, parse_domain, propose};
+use super::{Answer, ApiError, PAGE_MAX, Params, Parts, parse_domain, propose};
 use crate::mail::MessageId;
 use crate::web::csv::{self, COLUMNS, Fault, Row};
 use crate::web::password;
@@ -45,7 +45,7 @@ struct Way {
     dry_run: bool,
 }
 
-async fn import(State(parts): State<Parts>, Query(way): Query<Way>, bytes: Bytes) -> Answer<Response> {
+async fn import(State(parts): State<Parts>, Params(way): Params<Way>, bytes: Bytes) -> Answer<Response> {
     let parsed = tokio::task::spawn_blocking(move || csv::parse(&bytes)).await;
     let (rows, mut faults) = parsed.map_err(|_| ApiError::unavailable("the check of the file failed"))??;
     let rows = parts.cluster.read(|state| against_state(state, rows, &mut faults));
@@ -144,7 +144,7 @@ struct Of {
 }
 
 /// `user,domain,password` with hashes instead of passwords: an import takes it back as it is.
-async fn export(State(parts): State<Parts>, Query(of): Query<Of>) -> Answer<Response> {
+async fn export(State(parts): State<Parts>, Params(of): Params<Of>) -> Answer<Response> {
     let domain = of.domain.as_deref().map(parse_domain).transpose()?;
     if let Some(name) = &domain
         && parts.cluster.read(|state| state.domain(name).is_none())

@@ -1,6 +1,6 @@
 //! `/users/{login}/limits`: every window with what is used of it.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::routing::get;
 use axum::{Json, Router};
 use outgate_cluster::command::LimitUnit;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::users::unknown;
-use super::{Answer, Parts, parse_login};
+use super::{Answer, Params, Parts, parse_login};
 
 pub(super) fn routes() -> Router<Parts> {
     Router::new().route("/users/{login}/limits", get(show))
@@ -22,8 +22,8 @@ struct Of {
     identity: Option<String>,
 }
 
-async fn show(State(parts): State<Parts>, Path(login): Path<String>, Query(of): Query<Of>) -> Answer<Json<Value>> {
-    let login = parse_login(&login)?;
+async fn show(State(parts): State<Parts>, Path(login): Path<String>, Params(of): Params<Of>) -> Answer<Json<Value>> {
+    let login = parse_login(&parts, &login)?;
     let found = parts.cluster.read(|state| {
         let user = state.user(&login)?;
         Some((state.limits(user.id, of.identity.as_deref()), user))

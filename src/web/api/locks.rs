@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::users::unknown;
-use super::{Answer, Parts, actor, body, parse_login, propose, time};
+use super::{Answer, Params, Parts, actor, body, parse_login, propose, time};
 
 pub(super) fn routes() -> Router<Parts> {
     Router::new()
@@ -34,12 +34,8 @@ struct Of {
 }
 
 /// The lock with its history.
-async fn show(
-    State(parts): State<Parts>,
-    Path(login): Path<String>,
-    axum::extract::Query(of): axum::extract::Query<Of>,
-) -> Answer<Json<Value>> {
-    let login = parse_login(&login)?;
+async fn show(State(parts): State<Parts>, Path(login): Path<String>, Params(of): Params<Of>) -> Answer<Json<Value>> {
+    let login = parse_login(&parts, &login)?;
     let found = parts.cluster.read(|state| Some(state.lock(state.user(&login)?.id, of.identity.as_deref())));
     let lock = found.ok_or_else(|| unknown(&login))?;
     let mut value = render(&lock);
@@ -50,18 +46,18 @@ async fn show(
 async fn lock(State(parts): State<Parts>, Path(login): Path<String>, bytes: Bytes) -> Answer<Json<Value>> {
     let request: Request = body(&bytes)?;
     let reason = request.reason.unwrap_or_default();
-    let subject = Subject { login: parse_login(&login)?, identity: request.identity };
+    let subject = Subject { login: parse_login(&parts, &login)?, identity: request.identity };
     let command = Command::Lock { subject: subject.clone(), actor: actor(), reason };
     decide(&parts, subject, command).await
 }
 
 async fn unlock(State(parts): State<Parts>, Path(login): Path<String>, bytes: Bytes) -> Answer<Json<Value>> {
-    let subject = Subject { login: parse_login(&login)?, identity: body::<Request>(&bytes)?.identity };
+    let subject = Subject { login: parse_login(&parts, &login)?, identity: body::<Request>(&bytes)?.identity };
     decide(&parts, subject.clone(), Command::Unlock { subject, actor: actor() }).await
 }
 
 async fn reset(State(parts): State<Parts>, Path(login): Path<String>, bytes: Bytes) -> Answer<Json<Value>> {
-    let subject = Subject { login: parse_login(&login)?, identity: body::<Request>(&bytes)?.identity };
+    let subject = Subject { login: parse_login(&parts, &login)?, identity: body::<Request>(&bytes)?.identity };
     decide(&parts, subject.clone(), Command::Reset { subject, actor: actor() }).await
 }
 

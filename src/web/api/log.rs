@@ -1,22 +1,38 @@
 //! `/log`: search in the mail log.
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use super::{Answer, ApiError, PAGE_MAX, Parts, time_ms};
+use super::{Answer, ApiError, PAGE_MAX, Params, Parts, network_of, time_ms};
 use crate::maillog;
 use crate::maillog::Record;
+use crate::web::echo;
+
+/// Records of one answer.
+const RECORDS_MAX: usize = 10_000;
+/// What a message can have been judged to be.
+const CLASSES: [&str; 9] = ["clean", "unsure", "spam", "phish", "virus", "blocked", "locked", "limit", "oversize"];
 
 pub(super) fn routes() -> Router<Parts> {
     Router::new().route("/log", get(search))
 }
 
 /// The fields of [`maillog::Query`] are the parameters.
-async fn search(State(parts): State<Parts>, Query(query): Query<maillog::Query>) -> Answer<Json<Value>> {
-    let count = query.count.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
-    let query = maillog::Query { count: Some(count), ..query };
+async fn search(State(parts): State<Parts>, Params(query): Params<maillog::Query>) -> Answer<Json<Value>> {
+    let count = query.count.unwrap_or(PAGE_MAX);
+    if !(1..=RECORDS_MAX).contains(&count) {
+        return Err(ApiError::wrong(format!(
+            "{count} records: ask for 1 to {RECORDS_MAX}, narrow it by time for more"
+        )));
+    }
+    if let Some(class) = query.class.as_deref().filter(|class| !CLASSES.contains(class)) {
+        let given = echo::excerpt(class);
+        return Err(ApiError::wrong(format!("class: `{given}` is none: give one of {}", CLASSES.join(", "))));
+    }
+    let user = query.user.map(|user| network_of(&user).map_or(user.as_str(), |(network, _)| network).to_owned());
+    let query = maillog::Query { count: Some(count), user, ..query };
     let records = parts.maillog.search(query).await.map_err(ApiError::unavailable)?;
     Ok(Json(records.iter().map(render).collect()))
 }

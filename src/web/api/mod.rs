@@ -11,11 +11,15 @@ mod import;
 mod limits;
 mod locks;
 mod log;
+mod params;
 mod quarantine;
 mod queue;
 mod settings;
 mod users;
 mod why;
+
+use std::fmt::Display;
+use std::str::FromStr;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -24,11 +28,12 @@ use axum::response::{IntoResponse, Response};
 use outgate_cluster::{Actor, Applied, Command, DomainName, Login, Outcome, Timestamp};
 use serde::de::DeserializeOwned;
 
-use super::{Parts, now_ms};
+use super::{Parts, echo, now_ms};
 use crate::mail::{Message, MessageId};
 use crate::maillog::{Event, Record, Status};
 
 pub(super) use error::ApiError;
+use params::Params;
 
 type Answer<T> = Result<T, ApiError>;
 
@@ -58,7 +63,7 @@ pub(super) fn router(parts: Parts) -> Router {
 }
 
 async fn no_such_resource(uri: Uri) -> ApiError {
-    ApiError::not_found(format!("{} is no resource of this API", uri.path()))
+    ApiError::not_found(format!("{} is no resource of this API", echo::excerpt(uri.path())))
 }
 
 /// Who changes things through the control socket, for history and log.
@@ -81,17 +86,32 @@ fn body<T: DeserializeOwned>(bytes: &[u8]) -> Answer<T> {
     serde_json::from_slice(bytes).map_err(|error| ApiError::wrong(format!("the request's JSON does not fit: {error}")))
 }
 
-fn parse_login(text: &str) -> Answer<Login> {
-    let text = text.strip_prefix('@').unwrap_or(text);
-    text.parse().map_err(ApiError::wrong)
+/// A login as it is given to a client or as it is shown: `192.0.2.0/24@owner.example` is the network of that owner.
+fn parse_login(parts: &Parts, text: &str) -> Answer<Login> {
+    let Some((network, owner)) = network_of(text) else { return parse(text) };
+    let login = parse(network)?;
+    let owner: DomainName = parse(owner)?;
+    match parts.cluster.read(|state| state.user(&login)) {
+        Some(user) if user.domain != owner => Err(users::unknown_text(text)),
+        Some(_) | None => Ok(login),
+    }
+}
+
+/// A range with its owner behind an `@`.
+fn network_of(text: &str) -> Option<(&str, &str)> {
+    text.rsplit_once('@').filter(|(network, _)| network.parse::<ipnet::IpNet>().is_ok())
 }
 
 fn parse_domain(text: &str) -> Answer<DomainName> {
-    text.parse().map_err(ApiError::wrong)
+    parse(text)
 }
 
 fn parse_id(text: &str) -> Answer<MessageId> {
-    text.parse().map_err(ApiError::wrong)
+    parse(text)
+}
+
+fn parse<T: FromStr<Err: Display>>(text: &str) -> Answer<T> {
+    text.parse().map_err(|error| ApiError::wrong(echo::about(error, text)))
 }
 
 /// The log's clock as RFC 3339 in UTC.

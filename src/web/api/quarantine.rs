@@ -1,6 +1,6 @@
 //! `/quarantine`: messages that are held.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -8,7 +8,7 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, ApiError, PAGE_MAX, Parts, download, note, now_ms, parse_id, time_ms};
+use super::{Answer, ApiError, PAGE_MAX, Params, Parts, download, note, now_ms, parse_id, time_ms};
 use crate::maillog::Status;
 use crate::quarantine::Held;
 use crate::queue::NewMessage;
@@ -31,7 +31,7 @@ struct Filter {
     count: Option<usize>,
 }
 
-async fn list(State(parts): State<Parts>, Query(filter): Query<Filter>) -> Answer<Json<Value>> {
+async fn list(State(parts): State<Parts>, Params(filter): Params<Filter>) -> Answer<Json<Value>> {
     let count = filter.count.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
     let held = parts.quarantine.list(filter.domain.as_deref(), filter.user.as_deref(), count).await?;
     Ok(Json(held.iter().map(render).collect()))

@@ -1,6 +1,6 @@
 //! `/queue`: messages on their way.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -8,7 +8,7 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, PAGE_MAX, Parts, download, parse_id, time_ms};
+use super::{Answer, PAGE_MAX, Params, Parts, download, parse_id, time_ms};
 use crate::queue::QueueEntry;
 
 pub(super) fn routes() -> Router<Parts> {
@@ -36,7 +36,7 @@ struct Removal {
     notify: bool,
 }
 
-async fn list(State(parts): State<Parts>, Query(page): Query<Page>) -> Answer<Json<Value>> {
+async fn list(State(parts): State<Parts>, Params(page): Params<Page>) -> Answer<Json<Value>> {
     let after = page.after.as_deref().map(parse_id).transpose()?;
     let count = page.count.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
     Ok(Json(parts.queue.list(after, count).await.iter().map(render).collect()))
@@ -69,7 +69,7 @@ async fn thaw(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<Stat
 async fn remove(
     State(parts): State<Parts>,
     Path(id): Path<String>,
-    Query(removal): Query<Removal>,
+    Params(removal): Params<Removal>,
 ) -> Answer<StatusCode> {
     parts.queue.remove(parse_id(&id)?, removal.notify).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -1,7 +1,7 @@
 //! `/users`.
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, put};
 use axum::{Json, Router};
@@ -12,8 +12,11 @@ use outgate_cluster::{Command, Login};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Answer, ApiError, PAGE_MAX, Parts, body, limits, locks, parse_domain, parse_login, propose, settings};
-use crate::web::password;
+use super::{
+    Answer, ApiError, PAGE_MAX, Params, Parts, body, limits, locks, network_of, parse_domain, parse_login, propose,
+    settings,
+};
+use crate::web::{echo, password};
 
 pub(super) fn routes() -> Router<Parts> {
     Router::new()
@@ -58,9 +61,9 @@ struct Password {
 }
 
 /// In order of login.
-async fn list(State(parts): State<Parts>, Query(page): Query<Page>) -> Answer<Json<Value>> {
+async fn list(State(parts): State<Parts>, Params(page): Params<Page>) -> Answer<Json<Value>> {
     let domain = page.domain.as_deref().map(parse_domain).transpose()?;
-    let after = page.after.as_deref().map(parse_login).transpose()?;
+    let after = page.after.as_deref().map(|login| parse_login(&parts, login)).transpose()?;
     let count = page.count.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
     let users = parts.cluster.read(|state| {
         let known = domain.as_ref().is_none_or(|name| state.domain(name).is_some());
@@ -73,8 +76,9 @@ async fn list(State(parts): State<Parts>, Query(page): Query<Page>) -> Answer<Js
 
 async fn add(State(parts): State<Parts>, bytes: Bytes) -> Answer<(StatusCode, Json<Value>)> {
     let new: New = body(&bytes)?;
-    let login = parse_login(&new.login)?;
-    let owner = new.owner.as_deref().map(parse_domain).transpose()?;
+    let login = parse_login(&parts, &new.login)?;
+    let owner = new.owner.as_deref().or_else(|| network_of(&new.login).map(|(_, owner)| owner));
+    let owner = owner.map(parse_domain).transpose()?;
     let settings = settings::patch(&new.settings, Level::User)?;
     if new.password.is_none() && !matches!(login, Login::Network(_)) {
         return Err(ApiError::wrong("a mailbox or domain user needs a password"));
@@ -89,11 +93,11 @@ async fn add(State(parts): State<Parts>, bytes: Bytes) -> Answer<(StatusCode, Js
 }
 
 async fn show(State(parts): State<Parts>, Path(login): Path<String>) -> Answer<Json<Value>> {
-    Ok(Json(find(&parts, &parse_login(&login)?)?))
+    Ok(Json(find(&parts, &parse_login(&parts, &login)?)?))
 }
 
 async fn set(State(parts): State<Parts>, Path(login): Path<String>, bytes: Bytes) -> Answer<Json<Value>> {
-    let login = parse_login(&login)?;
+    let login = parse_login(&parts, &login)?;
     let change: Change = body(&bytes)?;
     let settings = settings::patch(&change.settings, Level::User)?;
     let patch = UserPatch { enabled: change.enabled, password_hash: None, settings };
@@ -102,7 +106,7 @@ async fn set(State(parts): State<Parts>, Path(login): Path<String>, bytes: Bytes
 }
 
 async fn set_password(State(parts): State<Parts>, Path(login): Path<String>, bytes: Bytes) -> Answer<StatusCode> {
-    let login = parse_login(&login)?;
+    let login = parse_login(&parts, &login)?;
     let given: Password = body(&bytes)?;
     let removes = given.password.is_empty() && matches!(login, Login::Network(_));
     let hash = if removes { String::new() } else { password::to_hash_blocking(given.password).await? };
@@ -112,7 +116,7 @@ async fn set_password(State(parts): State<Parts>, Path(login): Path<String>, byt
 }
 
 async fn remove(State(parts): State<Parts>, Path(login): Path<String>) -> Answer<StatusCode> {
-    propose(&parts, Command::UserRemove { login: parse_login(&login)? }).await?;
+    propose(&parts, Command::UserRemove { login: parse_login(&parts, &login)? }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -122,7 +126,11 @@ fn find(parts: &Parts, login: &Login) -> Answer<Value> {
 }
 
 pub(super) fn unknown(login: &Login) -> ApiError {
-    ApiError::not_found(format!("user {login} is not known"))
+    unknown_text(&login.to_string())
+}
+
+pub(super) fn unknown_text(login: &str) -> ApiError {
+    ApiError::not_found(format!("user {} is not known", echo::excerpt(login)))
 }
 
 /// A User with every setting, its windows and its lock.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{Answer, ApiError, PAGE_MAX, Parts, limits, locks, log, parse_login, quarantine, queue, settings, users};
 use crate::mail::MessageId;
 use crate::maillog::Query;
+use crate::web::echo;
 
 /// Newest messages shown for a User.
 const RECENT: usize = 10;
@@ -20,12 +21,12 @@ pub(super) fn routes() -> Router<Parts> {
 async fn why(State(parts): State<Parts>, Path(what): Path<String>) -> Answer<Json<Value>> {
     match what.parse::<MessageId>() {
         Ok(id) => message(&parts, id).await,
-        Err(_) => user(&parts, parse_login(&what).map_err(|_| neither(&what))?).await,
+        Err(_) => user(&parts, parse_login(&parts, &what).map_err(|error| error.or_wrong(|| neither(&what)))?).await,
     }
 }
 
 fn neither(what: &str) -> ApiError {
-    ApiError::wrong(format!("`{what}` is neither a message id (26 letters and digits) nor a login"))
+    ApiError::wrong(format!("`{}` is neither a message id (26 letters and digits) nor a login", echo::excerpt(what)))
 }
 
 /// The message's journey, oldest step first, and where it is now.
