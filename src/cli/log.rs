@@ -22,7 +22,7 @@ pub(super) struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Search; filters are joined by "and", texts match as a part, * is a wildcard
+    /// Search; filters are joined by "and"; user and domain match as a whole, * is a wildcard in them and in the text
     Search(Box<Filter>),
 }
 
@@ -32,6 +32,7 @@ struct Filter {
     user: Option<String>,
     #[arg(long)]
     domain: Option<String>,
+    /// clean, unsure, spam, phish, virus, blocked, locked, limit or oversize
     #[arg(long)]
     class: Option<String>,
     /// accepted, queued, delivered, deferred, bounced, expired, frozen, removed, quarantined, released, rejected,
@@ -50,7 +51,7 @@ struct Filter {
     /// One message's journey, oldest step first
     #[arg(long)]
     id: Option<String>,
-    /// At most so many records
+    /// At most so many records, up to 10000
     #[arg(long, default_value_t = 100)]
     limit: usize,
 }

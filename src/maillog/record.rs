@@ -88,7 +88,8 @@ pub enum Status {
     Discarded,
 }
 
-/// Filters are joined by "and"; `None` = any. Texts match as a part, without case; `*` is a wildcard.
+/// Filters are joined by "and"; `None` = any. User and domain match as a whole, the text as a part, all without case;
+/// `*` is a wildcard in them. The class matches as it is.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 #[serde(default, deny_unknown_fields)]
 pub struct Query {

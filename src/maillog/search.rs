@@ -67,23 +67,20 @@ struct Filter<'a> {
     until_ms: u64,
     user: Option<Pattern>,
     domain: Option<Pattern>,
-    class: Option<Pattern>,
     text: Option<Pattern>,
 }
 
 impl<'a> Filter<'a> {
     fn new(query: &'a Query) -> Self {
-        let pattern = |text: &Option<String>| text.as_deref().map(Pattern::new);
         let born_ms = query.id.map_or(0, |id| id.timestamp_ms().saturating_sub(LATENESS_MAX_MS));
         Self {
             query,
             id: query.id.map(|id| id.to_string()),
             since_ms: query.since_ms.unwrap_or(0).max(born_ms),
             until_ms: query.until_ms.unwrap_or(u64::MAX),
-            user: pattern(&query.user),
-            domain: pattern(&query.domain),
-            class: pattern(&query.class),
-            text: pattern(&query.text),
+            user: query.user.as_deref().map(Pattern::whole),
+            domain: query.domain.as_deref().map(Pattern::whole),
+            text: query.text.as_deref().map(Pattern::part),
         }
     }
 
@@ -99,15 +96,15 @@ impl<'a> Filter<'a> {
 
     /// User, domain and class are known of submissions alone, so these filters find nothing else.
     fn event_fits(&self, event: &Event) -> bool {
-        let fits = |pattern: &Option<Pattern>, text: &str| pattern.as_ref().is_none_or(|p| p.is_part_of(text));
-        let of_submission = self.user.is_some() || self.domain.is_some() || self.class.is_some();
+        let fits = |pattern: &Option<Pattern>, text: &str| pattern.as_ref().is_none_or(|p| p.fits(text));
+        let of_submission = self.user.is_some() || self.domain.is_some() || self.query.class.is_some();
         let status_fits = |status| self.query.status.is_none_or(|wanted| wanted == status);
         match event {
             Event::Submission(submission) => {
                 status_fits(submission.status)
                     && fits(&self.user, &submission.user)
                     && fits(&self.domain, &submission.domain)
-                    && fits(&self.class, &submission.class)
+                    && self.query.class.as_ref().is_none_or(|wanted| *wanted == submission.class)
                     && self.text_fits([
                         &submission.sender,
                         &submission.subject,
@@ -130,22 +127,41 @@ impl<'a> Filter<'a> {
 
     fn text_fits<'t>(&self, texts: impl IntoIterator<Item = &'t String>) -> bool {
         let Some(pattern) = &self.text else { return true };
-        texts.into_iter().any(|text| pattern.is_part_of(text))
+        texts.into_iter().any(|text| pattern.fits(text))
     }
 }
 
 /// The pieces between the `*` of a pattern, in lower case; they must follow one another.
-struct Pattern(Vec<String>);
+struct Pattern {
+    pieces: Vec<String>,
+    /// The first piece begins the text and the last one ends it.
+    whole: bool,
+}
 
 impl Pattern {
-    fn new(text: &str) -> Self {
-        Self(text.to_lowercase().split('*').map(str::to_owned).collect())
+    fn whole(text: &str) -> Self {
+        Self { pieces: text.to_lowercase().split('*').map(str::to_owned).collect(), whole: true }
     }
 
-    fn is_part_of(&self, text: &str) -> bool {
+    fn part(text: &str) -> Self {
+        Self { whole: false, ..Self::whole(text) }
+    }
+
+    fn fits(&self, text: &str) -> bool {
         let text = text.to_lowercase();
-        let mut rest = text.as_str();
-        self.0.iter().all(|piece| match rest.find(piece.as_str()) {
+        let (mut rest, mut pieces) = (text.as_str(), self.pieces.as_slice());
+        if self.whole {
+            if let [only] = pieces {
+                return rest == only;
+            }
+            let [first, middle @ .., last] = pieces else { return true };
+            let Some(inner) = rest.strip_prefix(first.as_str()).and_then(|rest| rest.strip_suffix(last.as_str()))
+            else {
+                return false;
+            };
+            (rest, pieces) = (inner, middle);
+        }
+        pieces.iter().all(|piece| match rest.find(piece.as_str()) {
             Some(at) => {
                 rest = &rest[at + piece.len()..];
                 true

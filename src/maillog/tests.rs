@@ -96,13 +96,19 @@ async fn filters_are_joined_by_and() {
     log.record(attempt(now + 3, MessageId::generate(), Status::Delivered));
     let count = async |query: Query| log.search(query).await.unwrap().len();
     let text = |text: &str| Some(text.to_owned());
-    assert_eq!(count(Query { user: text("ALICE"), ..Query::default() }).await, 2);
-    assert_eq!(count(Query { user: text("a*ce@example"), text: text("report"), ..Query::default() }).await, 1);
+    assert_eq!(count(Query { user: text("ALICE@example.com"), ..Query::default() }).await, 2);
+    assert_eq!(count(Query { user: text("a*ce@example*"), text: text("report"), ..Query::default() }).await, 1);
     assert_eq!(count(Query { text: text("quarterly*num"), ..Query::default() }).await, 1);
     assert_eq!(count(Query { text: text("num*quarterly"), ..Query::default() }).await, 0);
     assert_eq!(count(Query { status: Some(Status::Refused), ..Query::default() }).await, 1);
     assert_eq!(count(Query { status: Some(Status::Delivered), ..Query::default() }).await, 1);
     assert_eq!(count(Query { class: text("spam"), ..Query::default() }).await, 0);
+    for (user, found) in [("lice@example.com", 0), ("alice@example", 0), ("*@example.com", 3), ("*b@*", 1), ("*", 3)] {
+        assert_eq!(count(Query { user: text(user), ..Query::default() }).await, found, "{user}");
+    }
+    assert_eq!(count(Query { class: text("clean"), ..Query::default() }).await, 3);
+    assert_eq!(count(Query { class: text("lean"), ..Query::default() }).await, 0);
+    assert_eq!(count(Query { domain: text("ample.com"), ..Query::default() }).await, 0);
     assert_eq!(count(Query { domain: text("example.com"), ..Query::default() }).await, 3);
     assert_eq!(count(Query { since_ms: Some(now + 1), until_ms: Some(now + 2), ..Query::default() }).await, 2);
 }
