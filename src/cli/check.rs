@@ -1,6 +1,6 @@
 //! `outgate check`: configuration and surroundings, one line a finding, nothing changed.
 //!
-//! Exit codes: 0 = all is well, 1 = the surroundings have a fault, 2 = the configuration has.
+//! Exit codes: 0 = all is well, 1 = something is worth mending, 2 = `outgate run` would refuse to start.
 
 mod certificate;
 
@@ -33,10 +33,10 @@ pub(super) struct Args {
 /// One line of the report.
 enum Finding {
     Fine(String),
-    /// The surroundings are at fault.
-    Surroundings(String),
-    /// The configuration is.
-    Configuration(String),
+    /// A node would start all the same.
+    Warning(String),
+    /// No node starts before this is mended.
+    Obstacle(String),
 }
 
 pub(super) fn execute(args: &Args) -> Outcome {
@@ -45,7 +45,7 @@ pub(super) fn execute(args: &Args) -> Outcome {
     findings.push(certificate_of(&config));
     findings.extend(config.listener.iter().map(|listener| port(listener.address)));
     findings.push(port(config.http.address));
-    findings.push(data_directory(&config.node.data_dir));
+    findings.push(data_directory(&config));
     findings.push(disk(&config));
     findings.push(super::client::block_on(async { Ok(dns(&config).await) })?);
     findings.push(clock(&config.node.data_dir, SystemTime::now()));
@@ -57,8 +57,8 @@ fn report(findings: &[Finding]) -> Outcome {
     for finding in findings {
         let (line, weight) = match finding {
             Finding::Fine(text) => (format!("ok     {text}\n"), 0),
-            Finding::Surroundings(text) => (format!("fault  {text}\n"), 1),
-            Finding::Configuration(text) => (format!("fault  {text}\n"), 2),
+            Finding::Warning(text) => (format!("fault  {text}\n"), 1),
+            Finding::Obstacle(text) => (format!("fault  {text}\n"), 2),
         };
         code = code.max(weight);
         print(&line)?;
@@ -72,11 +72,11 @@ fn certificate_of(config: &Config) -> Finding {
     };
     let file = certificate.display();
     match certificate::end(certificate, key) {
-        Err(fault) => Finding::Configuration(fault),
+        Err(fault) => Finding::Obstacle(fault),
         Ok(end) => match end.duration_since(SystemTime::now()) {
-            Err(_) => Finding::Configuration(format!("{file}: the certificate has expired: get a new one")),
+            Err(_) => Finding::Obstacle(format!("{file}: the certificate has expired: get a new one")),
             Ok(left) if left < CERTIFICATE_SOON => {
-                Finding::Surroundings(format!("{file}: expires in {} days: get a new one", left.as_secs() / 86_400))
+                Finding::Warning(format!("{file}: expires in {} days: get a new one", left.as_secs() / 86_400))
             }
             Ok(left) => Finding::Fine(format!("{file}: good for {} days", left.as_secs() / 86_400)),
         },
@@ -87,20 +87,21 @@ fn port(address: SocketAddr) -> Finding {
     match TcpListener::bind(address) {
         Ok(_) => Finding::Fine(format!("{address} is free")),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            Finding::Surroundings(format!("{address} is in use: is this node running already?"))
+            Finding::Obstacle(format!("{address} is in use: is this node running already?"))
         }
-        Err(error) => Finding::Surroundings(format!("{address}: cannot listen: {error}")),
+        Err(error) => Finding::Obstacle(format!("{address}: cannot listen: {error}")),
     }
 }
 
-fn data_directory(data: &Path) -> Finding {
+fn data_directory(config: &Config) -> Finding {
+    let data = &config.node.data_dir;
     let shown = data.display();
-    if !data.is_dir() {
-        return Finding::Surroundings(format!("{shown} is not there: outgate init --data {shown}"));
+    if let Some(fault) = super::run::without_node(config) {
+        return Finding::Obstacle(fault);
     }
     match rustix::fs::access(data, rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK) {
         Ok(()) => Finding::Fine(format!("{shown} can be written")),
-        Err(error) => Finding::Surroundings(format!("{shown}: cannot be written: {error}: run as its owner")),
+        Err(error) => Finding::Obstacle(format!("{shown}: cannot be written: {error}: run as its owner")),
     }
 }
 
@@ -108,13 +109,13 @@ fn disk(config: &Config) -> Finding {
     let data = &config.node.data_dir;
     let there = data.ancestors().find(|path| path.exists()).unwrap_or(data);
     match rustix::fs::statvfs(there) {
-        Err(error) => Finding::Surroundings(format!("{}: cannot ask for free space: {error}", there.display())),
+        Err(error) => Finding::Warning(format!("{}: cannot ask for free space: {error}", there.display())),
         Ok(stat) => {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             let (shown, need) = (free >> 20, config.spool.free_min_bytes);
             if free <= need {
                 let needed = need >> 20;
-                Finding::Surroundings(format!("{shown} MiB are free and {needed} MiB must be: mail would get 452"))
+                Finding::Warning(format!("{shown} MiB are free and {needed} MiB must be: mail would get 452"))
             } else {
                 Finding::Fine(format!("{shown} MiB of disk are free"))
             }
@@ -126,7 +127,7 @@ async fn dns(config: &Config) -> Finding {
     let asked = async { Dns::new(&config.dns)?.exchangers(WELL_KNOWN).await };
     match asked.await {
         Ok(_) => Finding::Fine("DNS answers".to_owned()),
-        Err(error) => Finding::Surroundings(format!("{error}: see dns.servers and /etc/resolv.conf")),
+        Err(error) => Finding::Warning(format!("{error}: see dns.servers and /etc/resolv.conf")),
     }
 }
 
@@ -135,9 +136,9 @@ fn clock(data: &Path, now: SystemTime) -> Finding {
     let newest = std::fs::metadata(data).and_then(|meta| meta.modified()).ok();
     let ahead = newest.and_then(|newest| newest.duration_since(now).ok()).unwrap_or_default();
     if since.as_secs() < CLOCK_MIN_S {
-        Finding::Surroundings("the clock was never set: start time synchronisation".to_owned())
+        Finding::Warning("the clock was never set: start time synchronisation".to_owned())
     } else if ahead > CLOCK_BACK_MAX {
-        Finding::Surroundings(format!("the clock is {} s behind the data directory: set it", ahead.as_secs()))
+        Finding::Warning(format!("the clock is {} s behind the data directory: set it", ahead.as_secs()))
     } else {
         Finding::Fine("the clock is sane".to_owned())
     }
@@ -151,11 +152,14 @@ mod tests {
     #[test]
     fn a_port_in_use_and_a_missing_directory_are_found() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(matches!(port(taken.local_addr().unwrap()), Finding::Surroundings(text) if text.contains("in use")));
+        assert!(matches!(port(taken.local_addr().unwrap()), Finding::Obstacle(text) if text.contains("in use")));
         assert!(matches!(port("127.0.0.1:0".parse().unwrap()), Finding::Fine(_)));
-        assert!(
-            matches!(data_directory(Path::new("/nonexistent")), Finding::Surroundings(text) if text.contains("outgate init"))
-        );
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        for data in [Path::new("/nonexistent"), directory.path()] {
+            config.node.data_dir = data.to_owned();
+            assert!(matches!(data_directory(&config), Finding::Obstacle(text) if text.contains("outgate init")));
+        }
     }
 
     #[test]
@@ -163,8 +167,8 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let now = SystemTime::now();
         assert!(matches!(clock(data.path(), now), Finding::Fine(_)));
-        assert!(matches!(clock(data.path(), now - Duration::from_secs(3_600)), Finding::Surroundings(_)));
-        assert!(matches!(clock(data.path(), UNIX_EPOCH), Finding::Surroundings(_)));
+        assert!(matches!(clock(data.path(), now - Duration::from_secs(3_600)), Finding::Warning(_)));
+        assert!(matches!(clock(data.path(), UNIX_EPOCH), Finding::Warning(_)));
     }
 
     #[test]
@@ -174,6 +178,6 @@ mod tests {
         config.node.data_dir = data.path().join("not yet");
         assert!(matches!(disk(&config), Finding::Fine(_)));
         config.spool.free_min_bytes = u64::MAX;
-        assert!(matches!(disk(&config), Finding::Surroundings(_)));
+        assert!(matches!(disk(&config), Finding::Warning(_)));
     }
 }

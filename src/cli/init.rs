@@ -25,14 +25,16 @@ const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn execute(args: &Args) -> Outcome {
     make(&args.data)?;
-    let config = args.data.join("outgate.toml");
+    let data = args.data.canonicalize();
+    let data = data.map_err(|error| Failure::failed(format!("cannot use {}: {error}", args.data.display())))?;
+    let config = data.join("outgate.toml");
     if config.exists() {
-        return print(&format!("made {}, kept {}\n", args.data.display(), config.display()));
+        return print(&format!("made {}, kept {}\n", data.display(), config.display()));
     }
-    let text = config_text(&args.data, args.hostname.as_deref().unwrap_or_default());
+    let text = config_text(&data, args.hostname.as_deref().unwrap_or_default());
     std::fs::write(&config, text)
         .map_err(|error| Failure::failed(format!("cannot write {}: {error}", config.display())))?;
-    print(&format!("made {}\nnext: outgate run --config {}\n", args.data.display(), config.display()))
+    print(&format!("made {}\nnext: outgate run --config {}\n", data.display(), config.display()))
 }
 
 /// Where the replicated state lives in a data directory.

@@ -30,9 +30,8 @@ pub(super) struct Args {
 pub(super) fn execute(args: &Args) -> Outcome {
     let config = config::load(&args.config).map_err(|error| Failure::wrong_lines(error.0))?;
     log_to_stderr(&config.log)?;
-    if !config.node.cluster_dir().exists() {
-        let data = config.node.data_dir.display();
-        return Err(Failure::wrong(format!("{data} holds no node: outgate init --data {data}")));
+    if let Some(fault) = without_node(&config) {
+        return Err(Failure::wrong(fault));
     }
     init::make_private(&config.node.data_dir)
         .map_err(|error| Failure::wrong(format!("cannot use {}: {error}", config.node.data_dir.display())))?;
@@ -40,6 +39,12 @@ pub(super) fn execute(args: &Args) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("cannot begin: {error}")))?;
     runtime.block_on(Box::pin(run(config, args.end_with_stdin)))
+}
+
+/// What is wrong where the data directory was never initialised.
+pub(super) fn without_node(config: &Config) -> Option<String> {
+    let data = config.node.data_dir.display();
+    (!config.node.cluster_dir().exists()).then(|| format!("{data} holds no node: outgate init --data {data}"))
 }
 
 fn log_to_stderr(config: &LogConfig) -> Outcome {

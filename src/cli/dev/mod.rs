@@ -77,6 +77,12 @@ enum Verb {
 pub(super) fn execute(args: Args) -> Outcome {
     let root = args.data.clone().unwrap_or_else(folder::default_root);
     if let Some(Verb::Restart { id }) = args.verb {
+        if id != NODE {
+            return Err(Failure::wrong(format!("there is no node {id}: this version runs node {NODE}")));
+        }
+        if !root.is_dir() {
+            return Err(Failure::wrong(format!("{} is not there: name the folder with --data", root.display())));
+        }
         let client = Client::new(root.join(folder::CONTROL));
         let answer = block_on(async { client.post(&format!("/dev/restart/{id}"), &Value::Null).await })?;
         return print(&format!("node {id} runs as process {}\n", answer["pid"]));
