@@ -120,10 +120,13 @@ pub struct DeliveryConfig {
     /// Local address of outgoing connections.
     pub source: Option<IpAddr>,
     pub connections_max: usize,
+    /// For one set of hosts and for one address, whatever names it has; never more than half of all.
     pub connections_per_host_max: usize,
     pub messages_per_connection_max: usize,
     pub connect_timeout_s: u64,
     pub reply_timeout_s: u64,
+    /// Seconds for a whole transaction up to its final dot, over all hosts that are tried.
+    pub transaction_timeout_s: u64,
     /// Seconds that a connection is kept for the next message.
     pub idle_timeout_s: u64,
     pub retry: RetryConfig,
@@ -289,9 +292,17 @@ impl Default for DeliveryConfig {
             messages_per_connection_max: 100,
             connect_timeout_s: 30,
             reply_timeout_s: 300,
+            transaction_timeout_s: 900,
             idle_timeout_s: 5,
             retry: RetryConfig::default(),
         }
+    }
+}
+
+impl DeliveryConfig {
+    /// Connections to one host, so that one that is slow leaves some to the others.
+    pub(crate) fn connections_at_once_max(&self) -> usize {
+        self.connections_per_host_max.min(self.connections_max / 2).max(1)
     }
 }
 

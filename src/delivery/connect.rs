@@ -8,9 +8,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::connection::{Broken, Connection, Stream};
+use super::seats::Seat;
 use super::{Answer, Host, Shared};
 use crate::smtp::client::{Extensions, ServerReply};
 
@@ -40,33 +42,33 @@ impl From<Failure> for Refusal {
     }
 }
 
+/// Where to, and what it takes to get there.
+pub(super) struct Target<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) host: &'a Host,
+    pub(super) ip: IpAddr,
+    pub(super) auth: Option<&'a (String, String)>,
+    pub(super) deadline: Instant,
+    pub(super) seat: Arc<Seat>,
+}
+
 /// A connection ready for MAIL. Falls back to clear text where a handshake fails.
-pub(super) async fn connect(
-    shared: &Shared,
-    host: &Host,
-    ip: IpAddr,
-    auth: Option<&(String, String)>,
-) -> Result<Connection, Failure> {
-    match open(shared, host, ip, auth, Encryption::IfOffered).await {
+pub(super) async fn connect(target: &Target<'_>) -> Result<Connection, Failure> {
+    match open(target, Encryption::IfOffered).await {
         Ok(connection) => Ok(connection),
         Err(Refusal::Failed(failure)) => Err(failure),
         Err(Refusal::Handshake(failure)) => {
-            tracing::debug!(host = host.name, reply = failure.answer.reply, "goes on without TLS");
-            open(shared, host, ip, auth, Encryption::Never).await.map_err(|refusal| match refusal {
+            tracing::debug!(host = target.host.name, reply = failure.answer.reply, "goes on without TLS");
+            open(target, Encryption::Never).await.map_err(|refusal| match refusal {
                 Refusal::Failed(failure) | Refusal::Handshake(failure) => failure,
             })
         }
     }
 }
 
-async fn open(
-    shared: &Shared,
-    host: &Host,
-    ip: IpAddr,
-    auth: Option<&(String, String)>,
-    encryption: Encryption,
-) -> Result<Connection, Refusal> {
-    let stream = dial(shared, host, ip).await?;
+async fn open(target: &Target<'_>, encryption: Encryption) -> Result<Connection, Refusal> {
+    let &Target { shared, host, ip, auth, deadline, ref seat } = target;
+    let stream = dial(target).await?;
     let mut connection = Connection {
         stream: Stream::Plain(stream),
         host: host.name.clone(),
@@ -76,6 +78,8 @@ async fn open(
         messages: 0,
         needs_reset: false,
         reply_timeout: Duration::from_secs(shared.config.delivery.reply_timeout_s),
+        deadline,
+        seat: Arc::clone(seat),
         buffer: Vec::new(),
     };
     let greeting = connection.reply().await.map_err(|broken| lost(&connection, &broken))?;
@@ -93,7 +97,8 @@ async fn open(
     Ok(connection)
 }
 
-async fn dial(shared: &Shared, host: &Host, ip: IpAddr) -> Result<TcpStream, Failure> {
+async fn dial(target: &Target<'_>) -> Result<TcpStream, Failure> {
+    let &Target { shared, host, ip, deadline, .. } = target;
     let delivery = &shared.config.delivery;
     let connect = async {
         let socket = if ip.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
@@ -109,7 +114,8 @@ async fn dial(shared: &Shared, host: &Host, ip: IpAddr) -> Result<TcpStream, Fai
         answer.address = Some(ip);
         Failure { permanent: false, answer }
     };
-    match tokio::time::timeout(Duration::from_secs(delivery.connect_timeout_s), connect).await {
+    let time_limit = deadline.min(Instant::now() + Duration::from_secs(delivery.connect_timeout_s));
+    match timeout_at(time_limit, connect).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(failed(&error.to_string())),
         Err(_) => Err(failed("no answer in time")),
@@ -144,8 +150,9 @@ async fn encrypt(shared: &Shared, mut connection: Connection) -> Result<Connecti
         answer.address = Some(connection.address.ip());
         Refusal::Handshake(Failure { permanent: false, answer })
     };
+    let time_limit = connection.deadline.min(Instant::now() + connection.reply_timeout);
     let handshake = TlsConnector::from(Arc::clone(&shared.tls)).connect(name, stream);
-    let stream = match tokio::time::timeout(connection.reply_timeout, handshake).await {
+    let stream = match timeout_at(time_limit, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(failed(&error.to_string())),
         Err(_) => return Err(failed("no answer in time")),

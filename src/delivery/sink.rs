@@ -60,7 +60,11 @@ pub(crate) fn polite(line: &str, _connection: usize) -> Say {
 
 impl Sink {
     pub(crate) async fn start(behaviour: impl Fn(&str, usize) -> Say + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1", behaviour).await
+    }
+
+    pub(crate) async fn start_at(ip: &str, behaviour: impl Fn(&str, usize) -> Say + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let sink = Self {
             address: listener.local_addr().unwrap(),
             taken: Arc::default(),
