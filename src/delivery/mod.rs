@@ -120,7 +120,7 @@ pub(crate) struct Shared {
     pub(crate) dns: Dns,
     pub(crate) spool: Spool,
     pub(crate) metrics: Arc<Metrics>,
-    tls: Arc<rustls::ClientConfig>,
+    tls: tls::Tls,
     seats: Seats,
     failures: Failures,
 }
@@ -129,7 +129,7 @@ impl Shared {
     pub(crate) fn new(config: Arc<Config>, helo: String, dns: Dns, spool: Spool, metrics: Arc<Metrics>) -> Self {
         let seats = Seats::new(&config.delivery);
         let failures = Failures::new(Duration::from_secs(config.delivery.retry.interval_s));
-        Self { tls: tls::client_config(), config, helo, dns, spool, metrics, seats, failures }
+        Self { tls: tls::Tls::new(), config, helo, dns, spool, metrics, seats, failures }
     }
 
     /// Whether an address is one of our own listeners: delivering there would be a loop.

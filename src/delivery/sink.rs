@@ -41,6 +41,8 @@ pub(crate) struct Sink {
     pub(crate) connections: Arc<AtomicUsize>,
     /// Verb lines that came in one read.
     pub(crate) reads: Arc<Mutex<Vec<Vec<String>>>>,
+    /// For the name `sink`.
+    pub(crate) certificate: Arc<Certificate>,
 }
 
 pub(crate) fn reply(text: &str) -> Say {
@@ -70,6 +72,7 @@ impl Sink {
             taken: Arc::default(),
             connections: Arc::default(),
             reads: Arc::default(),
+            certificate: Arc::new(certificate()),
         };
         let (of_task, behaviour): (Self, Behaviour) = (sink.clone(), Arc::new(behaviour));
         tokio::spawn(async move {
@@ -79,7 +82,7 @@ impl Sink {
                 tokio::spawn(async move {
                     let session = Session { sink, behaviour, number, buffer: Vec::new(), tls: false };
                     if let Some((stream, session)) = session.run(stream, true).await {
-                        let stream = acceptor().accept(stream).await.unwrap();
+                        let Ok(stream) = acceptor(&session.sink.certificate).accept(stream).await else { return };
                         session.run(stream, false).await;
                     }
                 });
@@ -113,8 +116,13 @@ pub(crate) async fn until(condition: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the condition holds in time");
 }
 
-fn acceptor() -> tokio_rustls::TlsAcceptor {
-    let made = rcgen::generate_simple_self_signed(vec!["sink".to_owned()]).unwrap();
+type Certificate = rcgen::CertifiedKey<rcgen::KeyPair>;
+
+fn certificate() -> Certificate {
+    rcgen::generate_simple_self_signed(vec!["sink".to_owned()]).unwrap()
+}
+
+fn acceptor(made: &Certificate) -> tokio_rustls::TlsAcceptor {
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)

@@ -5,21 +5,21 @@ use prometheus_client::metrics::histogram::Histogram;
 use ractor::{Actor, ActorRef};
 use tokio::sync::mpsc;
 
-use super::sink::{Say, Sink, polite, until};
+use super::sink::{Say, Sink, polite, reply, until};
 use super::*;
 use crate::config::{DeliveryConfig, DnsConfig, SpoolConfig};
 use crate::mail::{Address, Body, Notify, Recipient, ReversePath};
 
 /// Hops without a queue: jobs go in, what became of them comes out.
-struct Bench {
-    shared: Arc<Shared>,
+pub(super) struct Bench {
+    pub(super) shared: Arc<Shared>,
     report: Report,
     finished: mpsc::UnboundedReceiver<Finished>,
     _directory: tempfile::TempDir,
 }
 
 impl Bench {
-    async fn new(delivery: DeliveryConfig) -> Self {
+    pub(super) async fn new(delivery: DeliveryConfig) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let spool_config = SpoolConfig { free_min_bytes: 0, ..SpoolConfig::default() };
         let buckets = Histogram::new([1.0]);
@@ -142,4 +142,58 @@ async fn a_hop_that_strangers_named_takes_so_many_jobs_and_no_more() {
             assert_eq!(bench.outcome().await, (Fate::Deferred, "4.4.5".to_owned(), reply.to_owned()));
         }
     }
+}
+
+#[tokio::test]
+async fn a_hop_is_logged_in_to_by_auth_plain() {
+    for (answer, fate, status) in
+        [("235 2.7.0 welcome", Fate::Delivered, "2.0.0"), ("535 5.7.8 who", Fate::Deferred, "5.7.8")]
+    {
+        let sink = Sink::start(move |line, number| match line.get(..4).unwrap_or(line) {
+            "EHLO" => reply("250-sink\r\n250 AUTH LOGIN PLAIN"),
+            "AUTH" => reply(answer),
+            _ => polite(line, number),
+        })
+        .await;
+        let mut bench = Bench::new(DeliveryConfig::default()).await;
+        let auth = Some(("alice".to_owned(), "secret".to_owned()));
+        bench.send(&Arc::new(NextHop { hosts: vec![host(&sink)], auth, configured: true })).await;
+        let outcome = bench.outcome().await;
+        assert_eq!((outcome.0, outcome.1.as_str()), (fate, status));
+        let lines = sink.reads.lock().unwrap().concat();
+        assert_eq!(lines[1], "AUTH PLAIN AGFsaWNlAHNlY3JldA==");
+        assert_eq!(lines.iter().any(|line| line.starts_with("MAIL")), fate == Fate::Delivered);
+    }
+}
+
+#[tokio::test]
+async fn further_hosts_are_tried_until_one_takes_the_message() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let dead = Host { name: "127.0.0.1".to_owned(), port: closed.port() };
+    let busy = Sink::start(at("", reply("421 4.3.2 busy"))).await;
+    let refusing = Sink::start(at("", reply("554 5.7.1 not you"))).await;
+    let good = Sink::start(polite).await;
+    let mut bench = Bench::new(DeliveryConfig::default()).await;
+    bench.send(&route(vec![dead.clone(), host(&busy), host(&refusing), host(&good)])).await;
+    assert_eq!(bench.outcome().await.0, Fate::Delivered);
+    assert_eq!((busy.connections(), refusing.connections(), good.messages().len()), (1, 1, 1));
+    // Only what every host refuses bounces.
+    bench.send(&route(vec![dead, host(&refusing)])).await;
+    assert_eq!(bench.outcome().await.0, Fate::Deferred);
+    bench.send(&route(vec![host(&refusing)])).await;
+    assert_eq!(bench.outcome().await, (Fate::Bounced, "5.7.1".to_owned(), "554 5.7.1 not you".to_owned()));
+}
+
+#[tokio::test]
+async fn a_message_that_needs_smtputf8_bounces_where_it_is_not_offered() {
+    let sink = Sink::start(at("EHLO", reply("250-sink\r\n250 8BITMIME"))).await;
+    let mut bench = Bench::new(DeliveryConfig::default()).await;
+    let hop = route(vec![host(&sink)]);
+    let actor = bench.hop(&hop).await;
+    for (recipient, fate) in [("jörg@to.example", Fate::Bounced), ("b@bücher.example", Fate::Delivered)] {
+        actor.cast(DeliveryMessage::Job(bench.job(&hop, envelope("a@from.example", recipient)))).unwrap();
+        let outcome = bench.outcome().await;
+        assert_eq!((outcome.0, outcome.1 == "5.6.7"), (fate, fate == Fate::Bounced), "{recipient}: {outcome:?}");
+    }
+    assert_eq!(sink.messages()[0].recipients, ["RCPT TO:<b@xn--bcher-kva.example>"]);
 }
