@@ -127,6 +127,9 @@ pub struct DeliveryConfig {
     pub reply_timeout_s: u64,
     /// Seconds for a whole transaction up to its final dot, over all hosts that are tried.
     pub transaction_timeout_s: u64,
+    /// Seconds to wait for the reply behind the final dot (RFC 5321 section 4.5.3.2.6): giving up earlier makes
+    /// duplicates.
+    pub final_reply_timeout_s: u64,
     /// Seconds that a connection is kept for the next message.
     pub idle_timeout_s: u64,
     pub retry: RetryConfig,
@@ -293,6 +296,7 @@ impl Default for DeliveryConfig {
             connect_timeout_s: 30,
             reply_timeout_s: 300,
             transaction_timeout_s: 900,
+            final_reply_timeout_s: 600,
             idle_timeout_s: 5,
             retry: RetryConfig::default(),
         }

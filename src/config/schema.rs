@@ -90,6 +90,7 @@ pub(super) const KEYS: &[Key] = &[
     key("delivery", "connect_timeout_s", SECONDS),
     key("delivery", "reply_timeout_s", SECONDS),
     key("delivery", "transaction_timeout_s", SECONDS),
+    key("delivery", "final_reply_timeout_s", SECONDS),
     key("delivery", "idle_timeout_s", SECONDS),
     key("delivery.retry", "interval_s", SECONDS),
     key("delivery.retry", "interval_for_s", SECONDS),

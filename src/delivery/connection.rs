@@ -36,6 +36,7 @@ pub(super) struct Connection {
     /// The last transaction was left open.
     pub(super) needs_reset: bool,
     pub(super) reply_timeout: Duration,
+    pub(super) final_reply_timeout: Duration,
     /// When the whole attempt must be over, however often the hop answers in time.
     pub(super) deadline: Instant,
     pub(super) seat: Arc<Seat>,
@@ -65,10 +66,18 @@ impl Connection {
     }
 
     pub(super) async fn reply(&mut self) -> Result<ServerReply, Broken> {
+        self.reply_until(self.time_limit()).await
+    }
+
+    /// Behind the final dot, when the hop may have taken the message: waits longer, and beyond the deadline.
+    pub(super) async fn final_reply(&mut self) -> Result<ServerReply, Broken> {
+        self.reply_until(Instant::now() + self.final_reply_timeout).await
+    }
+
+    async fn reply_until(&mut self, time_limit: Instant) -> Result<ServerReply, Broken> {
         if let Some(reply) = ServerReply::take(&mut self.buffer)? {
             return Ok(reply);
         }
-        let time_limit = self.time_limit();
         let (stream, buffer) = (&mut self.stream, &mut self.buffer);
         let read = async {
             loop {

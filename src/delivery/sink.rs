@@ -15,6 +15,8 @@ pub(crate) enum Say {
     Reply(String),
     ReplyAndClose(String),
     Close,
+    /// The same as `Reply`, after a while.
+    Late(Duration, String),
     /// Nothing, until the client gives up.
     Silence,
     /// 220, then TLS with a fresh self-signed certificate.
@@ -187,6 +189,10 @@ impl Session {
     async fn do_say<S: AsyncRead + AsyncWrite + Unpin>(&mut self, stream: &mut S, said: Say) -> bool {
         match said {
             Say::Reply(text) => stream.write_all(text.as_bytes()).await.is_ok(),
+            Say::Late(pause, text) => {
+                tokio::time::sleep(pause).await;
+                stream.write_all(text.as_bytes()).await.is_ok()
+            }
             Say::ReplyAndClose(text) => {
                 stream.write_all(text.as_bytes()).await.ok();
                 false

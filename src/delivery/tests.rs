@@ -197,3 +197,13 @@ async fn a_message_that_needs_smtputf8_bounces_where_it_is_not_offered() {
     }
     assert_eq!(sink.messages()[0].recipients, ["RCPT TO:<b@xn--bcher-kva.example>"]);
 }
+
+#[tokio::test]
+async fn the_end_of_a_message_is_waited_for_longer_than_other_replies() {
+    let slow = Say::Late(Duration::from_millis(1500), "250 2.0.0 taken\r\n".to_owned());
+    let sink = Sink::start(at(".", slow)).await;
+    let delivery = DeliveryConfig { reply_timeout_s: 1, transaction_timeout_s: 1, ..DeliveryConfig::default() };
+    let mut bench = Bench::new(delivery).await;
+    bench.send(&route(vec![host(&sink)])).await;
+    assert_eq!(bench.outcome().await, (Fate::Delivered, "2.0.0".to_owned(), "250 2.0.0 taken".to_owned()));
+}
