@@ -117,6 +117,9 @@ pub struct DeliveryConfig {
     pub port: u16,
     /// HELO name; the node's host name where empty.
     pub helo: String,
+    /// Lets mail go to loopback and link-local addresses that DNS or an address literal names; a relay or a route
+    /// may have one anyway.
+    pub local_addresses: bool,
     /// Local address of outgoing connections.
     pub source: Option<IpAddr>,
     pub connections_max: usize,
@@ -289,6 +292,7 @@ impl Default for DeliveryConfig {
             relay_auth: String::new(),
             port: 25,
             helo: String::new(),
+            local_addresses: false,
             source: None,
             connections_max: 500,
             connections_per_host_max: 20,

@@ -128,7 +128,8 @@ async fn a_tarpit_with_many_names_holds_the_connections_to_its_address_only() {
 async fn a_hop_that_strangers_named_takes_so_many_jobs_and_no_more() {
     let tarpit = Sink::start(at("MAIL", Say::Silence)).await;
     for (configured, reply) in [(false, "too many messages wait for the next hop"), (true, "")] {
-        let delivery = DeliveryConfig { connections_per_host_max: 1, ..DeliveryConfig::default() };
+        let delivery =
+            DeliveryConfig { connections_per_host_max: 1, local_addresses: true, ..DeliveryConfig::default() };
         let mut bench = Bench::new(delivery).await;
         let hop = Arc::new(NextHop { hosts: vec![host(&tarpit)], auth: None, configured });
         let actor = bench.hop(&hop).await;
@@ -206,4 +207,25 @@ async fn the_end_of_a_message_is_waited_for_longer_than_other_replies() {
     let mut bench = Bench::new(delivery).await;
     bench.send(&route(vec![host(&sink)])).await;
     assert_eq!(bench.outcome().await, (Fate::Delivered, "2.0.0".to_owned(), "250 2.0.0 taken".to_owned()));
+}
+
+#[tokio::test]
+async fn strangers_cannot_send_mail_to_services_of_this_machine() {
+    let sink = Sink::start(polite).await;
+    // `half.test` has the address 127.0.0.1.
+    for name in ["127.0.0.1", "::ffff:127.0.0.1", "half.test"] {
+        let hosts = vec![Host { name: name.to_owned(), port: sink.address.port() }];
+        let hop = |configured| Arc::new(NextHop { hosts: hosts.clone(), auth: None, configured });
+        let mut bench = Bench::new(DeliveryConfig::default()).await;
+        bench.send(&hop(false)).await;
+        let refused = bench.outcome().await;
+        assert_eq!((refused.0, refused.1.as_str()), (Fate::Bounced, "5.4.4"), "{name}");
+        assert_eq!(sink.connections(), 0);
+    }
+    let stranger = Arc::new(NextHop { hosts: vec![host(&sink)], auth: None, configured: false });
+    for (hop, local_addresses) in [(route(vec![host(&sink)]), false), (stranger, true)] {
+        let mut bench = Bench::new(DeliveryConfig { local_addresses, ..DeliveryConfig::default() }).await;
+        bench.send(&hop).await;
+        assert_eq!(bench.outcome().await.0, Fate::Delivered);
+    }
 }

@@ -1,6 +1,6 @@
 //! The owner of one connection to a next hop: takes jobs one by one until none comes for a while.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -154,13 +154,18 @@ impl Worker {
     }
 
     async fn addresses(&self, host: &Host, failure: &mut Option<Failure>) -> Vec<SocketAddr> {
-        let found = self.shared.dns.addresses(&host.name).await;
-        let problem = match &found {
-            Ok(found) if found.is_empty() => Answer::local(&host.name, "4.4.4", "the host has no address"),
-            Ok(_) => return found.into_iter().flatten().map(|ip| SocketAddr::new(ip, host.port)).collect(),
-            Err(error) => Answer::local(&host.name, "4.4.3", &error.to_string()),
+        let (permanent, answer) = match self.shared.dns.addresses(&host.name).await {
+            Ok(found) if found.is_empty() => (false, Answer::local(&host.name, "4.4.4", "the host has no address")),
+            Ok(mut found) => {
+                found.retain(|&ip| self.hop.configured || self.shared.config.delivery.local_addresses || !is_local(ip));
+                if !found.is_empty() {
+                    return found.into_iter().map(|ip| SocketAddr::new(ip, host.port)).collect();
+                }
+                (true, Answer::local(&host.name, "5.4.4", "the host has a local address only, where no mail goes"))
+            }
+            Err(error) => (false, Answer::local(&host.name, "4.4.3", &error.to_string())),
         };
-        *failure = Some(worse(failure.take(), Failure { permanent: false, answer: problem }));
+        *failure = Some(worse(failure.take(), Failure { permanent, answer }));
         Vec::new()
     }
 
@@ -227,10 +232,38 @@ impl Worker {
     }
 }
 
+/// This machine itself or its link: whoever may send must not reach services there.
+fn is_local(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.is_loopback() || v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unspecified() || v6.is_loopback() || v6.is_unicast_link_local(),
+    }
+}
+
 /// Mail bounces only if every host refuses it: a temporary failure outweighs.
 fn worse(first: Option<Failure>, second: Failure) -> Failure {
     match first {
         Some(first) if !first.permanent && second.permanent => first,
         Some(_) | None => second,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn local_addresses_are_known_in_every_form() {
+        for ip in ["127.0.0.1", "127.9.9.9", "0.0.0.0", "0.1.2.3", "169.254.169.254", "255.255.255.255", "::", "::1"] {
+            assert!(is_local(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in ["fe80::1", "::ffff:127.0.0.1", "::ffff:169.254.1.1", "::ffff:0.0.0.0"] {
+            assert!(is_local(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in ["192.0.2.1", "10.0.0.1", "128.0.0.1", "2001:db8::1", "fd00::1", "::ffff:192.0.2.1"] {
+            assert!(!is_local(ip.parse().unwrap()), "{ip}");
+        }
     }
 }
