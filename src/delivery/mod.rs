@@ -128,6 +128,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: Arc<Config>, helo: String, dns: Dns, spool: Spool, metrics: Arc<Metrics>) -> Self {
         let seats = Seats::new(&config.delivery);
+        let dns = dns.with_own_bound();
         let failures = Failures::new(Duration::from_secs(config.delivery.retry.interval_s));
         Self { tls: tls::Tls::new(), config, helo, dns, spool, metrics, seats, failures }
     }
