@@ -186,4 +186,4 @@ impl Answer {
 #[cfg(test)]
 pub(crate) mod sink;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

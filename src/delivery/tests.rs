@@ -11,15 +11,15 @@ use crate::config::{DeliveryConfig, DnsConfig, SpoolConfig};
 use crate::mail::{Address, Body, Notify, Recipient, ReversePath};
 
 /// Hops without a queue: jobs go in, what became of them comes out.
-pub(super) struct Bench {
-    pub(super) shared: Arc<Shared>,
+pub(crate) struct Bench {
+    pub(crate) shared: Arc<Shared>,
     report: Report,
     finished: mpsc::UnboundedReceiver<Finished>,
     _directory: tempfile::TempDir,
 }
 
 impl Bench {
-    pub(super) async fn new(delivery: DeliveryConfig) -> Self {
+    pub(crate) async fn new(delivery: DeliveryConfig) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let spool_config = SpoolConfig { free_min_bytes: 0, ..SpoolConfig::default() };
         let buckets = Histogram::new([1.0]);
@@ -37,7 +37,7 @@ impl Bench {
         Actor::spawn(None, Delivery, (Arc::clone(hop), Arc::clone(&self.shared))).await.unwrap().0
     }
 
-    fn job(&self, hop: &Arc<NextHop>, envelope: Envelope) -> Box<Job> {
+    pub(crate) fn job(&self, hop: &Arc<NextHop>, envelope: Envelope) -> Box<Job> {
         Box::new(Job {
             id: MessageId::generate(),
             hop: Arc::clone(hop),
@@ -58,7 +58,7 @@ impl Bench {
     }
 
     /// What became of the next message that comes back, of its first recipient.
-    async fn outcome(&mut self) -> (Fate, String, String) {
+    pub(crate) async fn outcome(&mut self) -> (Fate, String, String) {
         let wait = tokio::time::timeout(Duration::from_secs(20), self.finished.recv());
         let finished = wait.await.expect("an answer in time").unwrap();
         let first = finished.outcomes.into_iter().next().unwrap();
@@ -66,7 +66,7 @@ impl Bench {
     }
 }
 
-fn envelope(sender: &str, recipient: &str) -> Envelope {
+pub(crate) fn envelope(sender: &str, recipient: &str) -> Envelope {
     Envelope {
         reverse_path: ReversePath::Address(Address::new(sender).unwrap()),
         recipients: vec![Recipient {
@@ -81,11 +81,11 @@ fn envelope(sender: &str, recipient: &str) -> Envelope {
     }
 }
 
-fn host(sink: &Sink) -> Host {
+pub(crate) fn host(sink: &Sink) -> Host {
     Host { name: sink.address.ip().to_string(), port: sink.address.port() }
 }
 
-fn route(hosts: Vec<Host>) -> Arc<NextHop> {
+pub(crate) fn route(hosts: Vec<Host>) -> Arc<NextHop> {
     Arc::new(NextHop { hosts, auth: None, configured: true })
 }
 
