@@ -307,13 +307,6 @@ impl Default for DeliveryConfig {
     }
 }
 
-impl DeliveryConfig {
-    /// Connections to one host, so that one that is slow leaves some to the others.
-    pub(crate) fn connections_at_once_max(&self) -> usize {
-        self.connections_per_host_max.min(self.connections_max / 2).max(1)
-    }
-}
-
 impl Default for RetryConfig {
     fn default() -> Self {
         Self {

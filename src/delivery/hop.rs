@@ -7,6 +7,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::seats::per_host_max;
 use super::worker::Worker;
 use super::{Answer, Fate, Job, NextHop, Shared};
 
@@ -82,7 +83,7 @@ impl Actor for Delivery {
 impl DeliveryState {
     fn take(&mut self, job: Box<Job>, myself: &ActorRef<DeliveryMessage>) {
         let Some(job) = self.give_to_idle(job) else { return };
-        if self.workers.len() >= self.shared.config.delivery.connections_at_once_max() {
+        if self.workers.len() >= per_host_max(&self.shared.config.delivery) {
             self.wait(job);
             return;
         }

@@ -29,10 +29,15 @@ pub(super) struct Seat {
     of_address: OwnedSemaphorePermit,
 }
 
+/// Connections to one host or address: one that is slow leaves half of them to the others.
+pub(super) fn per_host_max(config: &DeliveryConfig) -> usize {
+    config.connections_per_host_max.min(config.connections_max / 2).max(1)
+}
+
 impl Seats {
     pub(super) fn new(config: &DeliveryConfig) -> Self {
         let node_max = config.connections_max.clamp(1, Semaphore::MAX_PERMITS);
-        let address_max = config.connections_at_once_max();
+        let address_max = per_host_max(config);
         Self { node_max, address_max, node: Arc::new(Semaphore::new(node_max)), addresses: Mutex::default() }
     }
 
