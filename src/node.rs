@@ -155,7 +155,7 @@ fn web_parts(line: &Line, listeners: &Listeners, listening: &Arc<AtomicBool>) ->
         hostname: line.hostname.clone(),
         listeners: modes.zip(listeners.addresses()).collect(),
         http: line.config.http.address,
-        control_socket: line.config.node.effective_control_socket(),
+        control_socket: line.config.node.control_socket_path(),
         cluster: line.cluster.clone(),
         queue: line.queue.clone(),
         quarantine: line.quarantine.clone(),

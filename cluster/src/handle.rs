@@ -85,6 +85,8 @@ pub enum ProposeError {
     Timeout,
     #[error("too many proposals are waiting")]
     Busy,
+    #[error("the disk is nearly full")]
+    DiskFull,
     #[error("a command of {bytes} bytes is larger than {bytes_max}: propose it in parts")]
     TooLarge { bytes: usize, bytes_max: usize },
     #[error("the store has stopped: {0}")]
@@ -120,7 +122,8 @@ impl Cluster {
             home.set_formed()?;
         }
         let clock = Clock::anchored(replica.read(State::now));
-        let proposer = Proposer::start(raft.clone(), clock, options.propose_timeout, failure.clone());
+        let proposer =
+            Proposer::start(raft.clone(), clock, options.propose_timeout, failure.clone(), opened.room.clone());
         let upkeep = Upkeep {
             raft: raft.clone(),
             replica: replica.clone(),
@@ -129,6 +132,7 @@ impl Cluster {
             log,
             keeper: opened.keeper.clone(),
             failure: failure.clone(),
+            room: opened.room,
             limits,
             snapshot_at: 0,
         };

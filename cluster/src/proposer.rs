@@ -22,7 +22,7 @@ use crate::handle::{Applied, ProposeError};
 use crate::name::Timestamp;
 use crate::raft::{Raft, TypeConfig};
 use crate::store::entry::{Reply, Stamped};
-use crate::store::{Failure, codec};
+use crate::store::{Failure, Room, codec};
 
 pub(crate) const BATCH_BYTES_MAX: usize = 64 * 1024;
 pub(crate) const ENTRIES_IN_FLIGHT_MAX: usize = 2;
@@ -53,19 +53,23 @@ pub(crate) struct Proposer {
     bytes: Arc<Semaphore>,
     timeout: Duration,
     failure: Failure,
+    room: Room,
 }
 
 impl Proposer {
     /// Starts the task that packs; it ends when the last handle is gone.
-    pub(crate) fn start(raft: Raft, clock: Clock, timeout: Duration, failure: Failure) -> Self {
+    pub(crate) fn start(raft: Raft, clock: Clock, timeout: Duration, failure: Failure, room: Room) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_COMMANDS_MAX);
         tokio::spawn(pack(raft, clock, timeout, waiting));
-        Self { queue, bytes: Arc::new(Semaphore::new(QUEUE_BYTES_MAX as usize)), timeout, failure }
+        Self { queue, bytes: Arc::new(Semaphore::new(QUEUE_BYTES_MAX as usize)), timeout, failure, room }
     }
 
     pub(crate) async fn propose(&self, command: Command) -> Answer {
         if let Some(sentence) = self.failure.get() {
             return Err(ProposeError::Stopped(sentence));
+        }
+        if !self.room.is_there() {
+            return Err(ProposeError::DiskFull);
         }
         let encoded = codec::encode(&command);
         let size = u32::try_from(encoded.len()).ok().filter(|_| encoded.len() <= COMMAND_BYTES_MAX);

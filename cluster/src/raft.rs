@@ -1,7 +1,7 @@
 //! openraft's types for this crate, and the way to peers.
 //!
 //! A cluster has one voter until nodes can join; peers, their addresses and mutual TLS come with joining.
-//! Until then a message to a peer has nowhere to go, and [`NoPeers`] says so to openraft.
+//! Until then a message to a peer has nowhere to go, and `NoPeers` says so to openraft.
 
 use std::future::Future;
 use std::io;

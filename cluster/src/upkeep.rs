@@ -12,9 +12,9 @@ use crate::raft::Raft;
 use crate::store::keeper::Keeper;
 use crate::store::log::Log;
 use crate::store::machine::Replica;
-use crate::store::{Failure, Limits};
+use crate::store::{Failure, Limits, Room};
 
-const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_millis(500);
 /// A node without proposals lets time pass this rarely, so that its log does not grow for nothing.
 const IDLE_TICK_INTERVAL_MS: u64 = 60_000;
 
@@ -26,6 +26,7 @@ pub(crate) struct Upkeep {
     pub(crate) log: Log,
     pub(crate) keeper: Keeper,
     pub(crate) failure: Failure,
+    pub(crate) room: Room,
     pub(crate) limits: Limits,
     /// The log's end when the last snapshot was asked for.
     pub(crate) snapshot_at: u64,
@@ -55,7 +56,11 @@ impl Upkeep {
         }
     }
 
+    /// Nothing without room: time stands still in the log until the disk has some.
     async fn work(&mut self) {
+        if !self.room.look() {
+            return;
+        }
         self.tick().await;
         if self.snapshot_due() {
             self.snapshot_at = self.end();

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use outgate_cluster::store::Limits;
-use outgate_cluster::{AdmissionVerdict, Cluster, Command, OpenError, OpenOptions, Outcome, UserId, Wish};
+use outgate_cluster::{
+    AdmissionVerdict, Cluster, Command, OpenError, OpenOptions, Outcome, ProposeError, UserId, Wish,
+};
 use support::{
     acknowledged, add_users, admit, assert_known, lasting_records, listen, options, spawn_child, wait_until,
 };
@@ -23,6 +25,7 @@ fn small() -> Limits {
         snapshot_log_bytes_min: u64::MAX,
         snapshot_log_entries_max: 60,
         log_entries_kept: 5,
+        free_bytes_min: 0,
     }
 }
 
@@ -174,6 +177,33 @@ async fn a_lost_log_is_never_taken_for_a_new_node() {
     cluster.shutdown().await;
     fs::remove_dir_all(directory.path().join("log")).unwrap();
     assert!(matches!(Cluster::open(options).await, Err(OpenError::Damaged(_, what)) if what.contains("log is gone")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_room_refuses_and_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cluster, options, users) = fresh(directory.path(), Limits::default()).await;
+    admit_some(&cluster, &users, 5).await;
+    let before = lasting_records(&cluster);
+    cluster.shutdown().await;
+    let short = Limits { free_bytes_min: u64::MAX, ..Limits::default() };
+    let cluster = Cluster::open_with(options.clone(), short).await.unwrap();
+    let mut accepted = 0;
+    loop {
+        match cluster.admit(admit(&cluster, users[0], Wish::Accept)).await {
+            Ok(_) => accepted += 1,
+            Err(ProposeError::DiskFull) => break,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    let used = cluster.read(|state| state.limits(users[0], None).windows[0].used);
+    assert!(cluster.is_ready(), "it waits for room, it does not stop");
+    cluster.shutdown().await;
+    let cluster = Cluster::open(options).await.unwrap();
+    assert_eq!(cluster.read(|state| state.limits(users[0], None).windows[0].used), used, "{accepted} accepted");
+    assert!(lasting_records(&cluster).len() >= before.len());
+    admit_some(&cluster, &users, 1).await;
+    cluster.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

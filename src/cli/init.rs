@@ -45,7 +45,7 @@ fn cluster_options(data: &Path) -> OpenOptions {
 pub(super) fn make(data: &Path) -> Outcome {
     let cannot = |error: std::io::Error| Failure::wrong(format!("cannot make {}: {error}", data.display()));
     std::fs::create_dir_all(data).map_err(cannot)?;
-    private(data).map_err(cannot)?;
+    make_private(data).map_err(cannot)?;
     Cluster::init(&cluster_options(data)).map_err(|error| match &error {
         OpenError::AlreadyInitialised(_) => {
             Failure::wrong(format!("{error}: to begin anew, move {} away", data.display()))
@@ -57,7 +57,7 @@ pub(super) fn make(data: &Path) -> Outcome {
 }
 
 /// Mail, password hashes and keys are nobody else's business.
-fn private(directory: &Path) -> std::io::Result<()> {
+pub(super) fn make_private(directory: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
 }

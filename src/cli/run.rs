@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Outcome;
 use super::failure::Failure;
+use super::init;
 use crate::config::{self, Config, LogConfig, LogFormat};
 use crate::node::Node;
 use crate::tls::TlsError;
@@ -33,6 +34,9 @@ pub(super) fn execute(args: &Args) -> Outcome {
         let data = config.node.data_dir.display();
         return Err(Failure::wrong(format!("{data} holds no node: outgate init --data {data}")));
     }
+    init::make_private(&config.node.data_dir)
+        .map_err(|error| Failure::wrong(format!("cannot use {}: {error}", config.node.data_dir.display())))?;
+    raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("cannot begin: {error}")))?;
     runtime.block_on(Box::pin(run(config, args.end_with_stdin)))
@@ -48,6 +52,15 @@ fn log_to_stderr(config: &LogConfig) -> Outcome {
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
     Ok(())
+}
+
+/// A socket and at times a file for each session: as many as the system lets this process have.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, open_files = limit.current, "cannot raise the limit of open files");
+    }
 }
 
 async fn run(config: Config, end_with_stdin: bool) -> Outcome {

@@ -226,6 +226,14 @@ impl NodeConfig {
         self.data_dir.join("cluster")
     }
 
+    /// The configured host name, or the machine's own.
+    pub fn effective_hostname(&self) -> String {
+        if !self.hostname.is_empty() {
+            return self.hostname.clone();
+        }
+        rustix::system::uname().nodename().to_string_lossy().into_owned()
+    }
+
     /// [`NodeConfig::control_socket`], or its default.
     pub fn control_socket_path(&self) -> PathBuf {
         if self.control_socket.as_os_str().is_empty() {
@@ -239,24 +247,6 @@ impl NodeConfig {
 impl Default for NodeConfig {
     fn default() -> Self {
         Self { data_dir: PathBuf::from("/var/lib/outgate"), hostname: String::new(), control_socket: PathBuf::new() }
-    }
-}
-
-impl NodeConfig {
-    /// The configured host name, or the machine's own.
-    pub fn effective_hostname(&self) -> String {
-        if !self.hostname.is_empty() {
-            return self.hostname.clone();
-        }
-        rustix::system::uname().nodename().to_string_lossy().into_owned()
-    }
-
-    /// Where the command line reaches this node.
-    pub fn effective_control_socket(&self) -> PathBuf {
-        if self.control_socket.as_os_str().is_empty() {
-            return self.data_dir.join("control.sock");
-        }
-        self.control_socket.clone()
     }
 }
 

@@ -1,4 +1,4 @@
-//! A client's connection: one actor, one socket, one [`Session`](crate::smtp::Session).
+//! A client's connection: one actor, one socket, one `Session`.
 //!
 //! The actor's whole life is one dialogue: read, let the session say what that means, find the answers it asks for
 //! (User, sender, recipient, message), write. Replies are gathered and written when the session needs more octets, so

@@ -1,8 +1,8 @@
-//! Delivery to next hops: one [`Delivery`] actor for each set of hosts, with connections that are kept for the next
+//! Delivery to next hops: one `Delivery` actor for each set of hosts, with connections that are kept for the next
 //! message.
 //!
-//! - A [`Job`] is one message and those of its recipients that go to one next hop. It is answered exactly once, with
-//!   one [`Outcome`] for each recipient, whatever happens: a job that is dropped defers its recipients.
+//! - A `Job` is one message and those of its recipients that go to one next hop. It is answered exactly once, with
+//!   one `Outcome` for each recipient, whatever happens: a job that is dropped defers its recipients.
 //! - A reply decides only over what it answers. What a hop did not surely take is tried again, what it surely refused
 //!   bounces: deliveries are at-least-once. The one window for a duplicate is a connection cut behind the final dot.
 //! - A connection that was kept may have been closed by the other side: a failure before the body went out is then

@@ -3,7 +3,7 @@
 //! * [`sender`]: may this User write as this address?
 //! * [`identity`]: which person inside a smarthost's mail is writing?
 //! * [`verdict`]: all findings → one class, one score.
-//! * [`disposition`]: verdict, settings and the cluster's decision → what is done and what the client hears.
+//! * `disposition`: verdict, settings and the cluster's decision → what is done and what the client hears.
 //!
 //! Never here: I/O, clocks, reply texts, the findings' making.
 

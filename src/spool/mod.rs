@@ -3,7 +3,7 @@
 //! One thread appends checksummed records to the newest segment and syncs once for all who wait. A message is a
 //! record; what becomes of it are marks behind it: accepted, progress, done. The invariants:
 //!
-//! - What [`Spool::store`] answered with `Ok` is found again by every later [`Spool::open`] until it is done.
+//! - What `Spool::store` answered with `Ok` is found again by every later `Spool::open` until it is done.
 //! - Marks stand behind their message. Segments are deleted oldest first and only when no message in them lives,
 //!   so a mark never goes before its message. A stuck message is copied forward with its state, synced, and
 //!   only then does its old segment go.

@@ -173,6 +173,7 @@ fn undecided(error: &ProposeError) -> Reply {
     tracing::warn!(%error, "no decision on a message");
     match error {
         ProposeError::Timeout | ProposeError::Busy | ProposeError::TooLarge { .. } => Reply::undecided(),
+        ProposeError::DiskFull => Reply::disk_full(),
         ProposeError::NoQuorum | ProposeError::Stopped(_) => Reply::not_now(),
     }
 }

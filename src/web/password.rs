@@ -1,7 +1,8 @@
 //! Password hashes: argon2id in PHC form.
 
-use argon2::Argon2;
-use argon2::password_hash::{PasswordHasher, phc::PasswordHash};
+use argon2::password_hash::phc::PasswordHash;
+
+use crate::user::hash_password;
 
 /// Octets; longer ones are refused, so that nobody can make a node hash megabytes.
 pub const PASSWORD_LENGTH_MAX: usize = 1024;
@@ -40,8 +41,7 @@ pub fn to_hash(password: &str) -> Result<String, PasswordError> {
     if password.starts_with(HASH_PREFIX) {
         return Ok(password.to_owned());
     }
-    let hash = Argon2::default().hash_password(password.as_bytes()).map_err(|_| PasswordError::Failed)?;
-    Ok(hash.to_string())
+    hash_password(password).map_err(|_| PasswordError::Failed)
 }
 
 /// As [`to_hash`], away from the threads that serve connections.

@@ -154,9 +154,13 @@ fn a_full_disk_is_452_and_recovers_by_itself() {
         client.say("RSET");
         answer.text.starts_with("452 4.3.1").then_some(())
     });
+    wait_for("a refused command", || {
+        let output = node.cli(&["user", "set", ALICE, "limit_per_day=7"]);
+        String::from_utf8_lossy(&output.stderr).contains("the disk is nearly full").then_some(())
+    });
     std::fs::remove_file(&ballast).unwrap();
     wait_for("room again", || {
-        (client.mail(ALICE, BOB, &letter(ALICE, BOB, "after", "hello")).code == 250).then_some(())
+        (node.login(ALICE).mail(ALICE, BOB, &letter(ALICE, BOB, "after", "hello")).code == 250).then_some(())
     });
     let subjects: Vec<_> = sink.wait(2).iter().filter_map(|mail| mail.header("Subject")).collect();
     assert!(subjects.contains(&"before".to_owned()) && subjects.contains(&"after".to_owned()), "{subjects:?}");

@@ -120,8 +120,12 @@ fn sources() -> Vec<PathBuf> {
 
 /// A file's code without its unit tests, which stand last.
 fn code_of(path: &Path) -> String {
+    let is_test = |part: &str| part == "tests" || part.ends_with("tests.rs");
+    if path.strip_prefix(root()).unwrap().iter().any(|part| is_test(part.to_str().unwrap())) {
+        return String::new();
+    }
     let text = fs::read_to_string(path).unwrap();
-    text.split("#[cfg(test)]\nmod ").next().unwrap().to_owned()
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned()
 }
 
 fn shown(path: &Path) -> String {

@@ -1,5 +1,6 @@
 //! What a log entry carries: a command with the leader's stamp, encoded once and decoded at most once.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -9,13 +10,12 @@ use crate::name::Timestamp;
 use crate::store::codec::{self, DecodeError};
 
 /// A command stamped by its leader. Cheap to clone: log, cache and state machine share the bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Stamped {
     at: Timestamp,
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
     encoded: Vec<u8>,
     /// The command itself where it was made by this process and not yet applied.
@@ -53,6 +53,13 @@ impl Stamped {
             Some(command) => Ok(command),
             None => codec::decode("command", &self.shared.encoded),
         }
+    }
+}
+
+impl fmt::Debug for Stamped {
+    /// Without the command: openraft may log entries, and commands hold password hashes and private keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stamped({}, {} bytes)", self.at.0, self.shared.encoded.len())
     }
 }
 

@@ -19,6 +19,7 @@ use crate::raft::SnapshotMeta;
 use crate::store::Failure;
 use crate::store::checkpoint::{Checkpoint, CheckpointError};
 use crate::store::machine::Replica;
+use crate::store::room::Room;
 use crate::store::snapshot::{SnapshotFile, Snapshots};
 
 pub type Built = (SnapshotMeta, SnapshotFile);
@@ -41,6 +42,7 @@ struct Work {
     checkpoint: Checkpoint,
     snapshots: Snapshots,
     failure: Failure,
+    room: Room,
     snapshot_bytes: Arc<AtomicU64>,
 }
 
@@ -51,13 +53,14 @@ impl Keeper {
         checkpoint: Checkpoint,
         snapshots: Snapshots,
         failure: Failure,
+        room: Room,
         interval: Duration,
         fresh: bool,
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let bytes = snapshots.current()?.map_or(Ok(0), |(_, file)| file.path.metadata().map(|data| data.len()))?;
         let snapshot_bytes = Arc::new(AtomicU64::new(bytes));
         let (requests, waiting) = channel();
-        let work = Work { replica, checkpoint, snapshots, failure, snapshot_bytes: Arc::clone(&snapshot_bytes) };
+        let work = Work { replica, checkpoint, snapshots, failure, room, snapshot_bytes: Arc::clone(&snapshot_bytes) };
         let thread = std::thread::Builder::new()
             .name("checkpoint".to_owned())
             .spawn(move || work.run(&waiting, interval, fresh))?;
@@ -105,12 +108,20 @@ impl Work {
             };
             // The one who asked may be gone: the work is done all the same.
             match request {
-                None => drop(self.guarded(Self::checkpoint)),
-                Some(Request::Checkpoint(answer)) => drop(answer.send(self.guarded(Self::checkpoint))),
+                None => drop(self.checkpoint_with_room()),
+                Some(Request::Checkpoint(answer)) => drop(answer.send(self.checkpoint_with_room())),
                 Some(Request::Snapshot(answer)) => drop(answer.send(self.guarded(Self::snapshot))),
                 Some(Request::Rebuild(answer)) => drop(answer.send(self.guarded(Self::rebuild))),
             }
         }
+    }
+
+    /// On a full disk the log alone holds what is new, until there is room for both.
+    fn checkpoint_with_room(&mut self) -> io::Result<()> {
+        if !self.room.look() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.guarded(Self::checkpoint)
     }
 
     /// Runs `work` unless the store has stopped; its first error or panic stops the store.

@@ -29,6 +29,7 @@ pub mod keys;
 pub mod log;
 pub mod machine;
 pub mod open;
+pub mod room;
 pub mod snapshot;
 pub mod vote;
 
@@ -36,6 +37,7 @@ use std::path::{Path, PathBuf};
 
 pub use failure::Failure;
 pub use open::{Limits, Opened, open};
+pub use room::Room;
 
 #[derive(thiserror::Error, Debug)]
 pub enum OpenError {

@@ -11,6 +11,7 @@ use crate::store::identity::Home;
 use crate::store::keeper::Keeper;
 use crate::store::log::{Extent, Log};
 use crate::store::machine::{Machine, Replica};
+use crate::store::room::{FREE_BYTES_MIN, Room};
 use crate::store::snapshot::{SnapshotFile, Snapshots};
 use crate::store::{Failure, OpenError};
 
@@ -24,6 +25,8 @@ pub struct Limits {
     pub snapshot_log_entries_max: u64,
     /// Entries below a snapshot that stay in the log, for followers that are a little behind.
     pub log_entries_kept: u64,
+    /// Free disk below which commands are refused and checkpoints wait.
+    pub free_bytes_min: u64,
 }
 
 impl Default for Limits {
@@ -33,6 +36,7 @@ impl Default for Limits {
             snapshot_log_bytes_min: 128 * 1024 * 1024,
             snapshot_log_entries_max: 500_000,
             log_entries_kept: 1_000,
+            free_bytes_min: FREE_BYTES_MIN,
         }
     }
 }
@@ -42,6 +46,7 @@ pub struct Opened {
     pub log: Log,
     pub machine: Machine,
     pub keeper: Keeper,
+    pub room: Room,
     /// End when every handle to log and keeper is gone; the files are closed then.
     pub threads: Vec<JoinHandle<()>>,
 }
@@ -76,12 +81,13 @@ pub fn open(home: &Home, limits: &Limits, failure: &Failure) -> Result<Opened, O
             (Replica::new(state, applied, membership), checkpoint, true)
         }
     };
+    let room = Room::new(directory, limits.free_bytes_min);
     let interval = limits.checkpoint_interval;
     let (keeper, keeper_thread) =
-        Keeper::start(replica.clone(), checkpoint, snapshots.clone(), failure.clone(), interval, fresh)
+        Keeper::start(replica.clone(), checkpoint, snapshots.clone(), failure.clone(), room.clone(), interval, fresh)
             .map_err(OpenError::io(directory))?;
     let machine = Machine::new(replica, keeper.clone(), snapshots, failure.clone());
-    Ok(Opened { log, machine, keeper, threads: vec![log_thread, keeper_thread] })
+    Ok(Opened { log, machine, keeper, room, threads: vec![log_thread, keeper_thread] })
 }
 
 fn from_checkpoint(path: &Path, error: CheckpointError) -> OpenError {

@@ -134,7 +134,9 @@ impl Client {
         for line in [format!("MAIL FROM:<{from}>"), format!("RCPT TO:<{to}>"), "DATA".to_owned()] {
             let answer = self.say(&line);
             if answer.code >= 400 {
-                self.say("RSET");
+                if answer.code != 421 {
+                    self.say("RSET");
+                }
                 return answer;
             }
         }

@@ -1,7 +1,7 @@
 //! The Raft log in segment files of our own.
 //!
 //! Openraft hands over entries; they are readable at once from memory, and called durable after the writer thread has
-//! synced them ([`writer`]). A segment file holds [`record`]s one behind the other and zeros behind the last. Truncation
+//! synced them (`writer`). A segment file holds `record`s one behind the other and zeros behind the last. Truncation
 //! and purging are records too, so that no file is ever rewritten: a segment whose entries are all purged is removed.
 //!
 //! Invariants:
