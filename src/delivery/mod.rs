@@ -14,6 +14,7 @@ mod connect;
 mod connection;
 mod failures;
 mod hop;
+mod seats;
 mod tls;
 mod transaction;
 mod worker;
@@ -22,8 +23,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use crate::config::Config;
 use crate::dns::Dns;
 use crate::mail::{Envelope, Message, MessageId};
@@ -31,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::spool::Spool;
 use failures::Failures;
 pub(crate) use hop::{Delivery, DeliveryMessage};
+use seats::Seats;
 
 /// Recipients in one transaction (RFC 5321 section 4.5.3.1.8: every server takes 100).
 const RECIPIENTS_MAX: usize = 100;
@@ -43,11 +43,13 @@ pub(crate) struct Host {
     pub(crate) port: u16,
 }
 
-/// The key of a [`Delivery`]: hosts in order of name, and how to log in there.
+/// The key of a [`Delivery`]: hosts in order of name, how to log in there, and who named them.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct NextHop {
     pub(crate) hosts: Vec<Host>,
     pub(crate) auth: Option<(String, String)>,
+    /// Named by the operator, not by DNS or by who wrote the recipient's address: trusted.
+    pub(crate) configured: bool,
 }
 
 /// Takes what became of a job; must not block.
@@ -118,16 +120,17 @@ pub(crate) struct Shared {
     pub(crate) dns: Dns,
     pub(crate) spool: Spool,
     pub(crate) metrics: Arc<Metrics>,
-    tls: Arc<rustls::ClientConfig>,
-    connections: Arc<Semaphore>,
+    tls: tls::Tls,
+    seats: Seats,
     failures: Failures,
 }
 
 impl Shared {
     pub(crate) fn new(config: Arc<Config>, helo: String, dns: Dns, spool: Spool, metrics: Arc<Metrics>) -> Self {
-        let connections = Arc::new(Semaphore::new(config.delivery.connections_max.clamp(1, Semaphore::MAX_PERMITS)));
+        let seats = Seats::new(&config.delivery);
+        let dns = dns.with_own_bound();
         let failures = Failures::new(Duration::from_secs(config.delivery.retry.interval_s));
-        Self { tls: tls::client_config(), config, helo, dns, spool, metrics, connections, failures }
+        Self { tls: tls::Tls::new(), config, helo, dns, spool, metrics, seats, failures }
     }
 
     /// Whether an address is one of our own listeners: delivering there would be a loop.
@@ -182,3 +185,5 @@ impl Answer {
 
 #[cfg(test)]
 pub(crate) mod sink;
+#[cfg(test)]
+pub(crate) mod tests;

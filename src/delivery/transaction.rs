@@ -157,7 +157,7 @@ async fn send_body(connection: &mut Connection, body: CleanBody<'_>, taken: &[us
             return (answer.for_all(taken, Fate::Deferred), false);
         }
     }
-    let reply = match connection.reply().await {
+    let reply = match connection.final_reply().await {
         Ok(reply) => reply,
         Err(broken) => {
             let answer = connection.failed("4.4.2", &format!("after the end of the message: {broken}"));

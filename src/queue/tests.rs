@@ -30,6 +30,7 @@ fn config(sink: &Sink) -> Config {
     config.delivery = DeliveryConfig {
         relay: sink.address.to_string(),
         reply_timeout_s: 1,
+        final_reply_timeout_s: 1,
         connect_timeout_s: 1,
         connections_per_host_max: 1,
         ..DeliveryConfig::default()
