@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ractor::ActorRef;
@@ -89,8 +90,14 @@ impl Worker {
                 header_section: message.header_section(),
                 size: message.size(),
                 body,
+                begun: &AtomicBool::new(false),
             };
-            outcomes.extend(self.send(job, &parcel).await);
+            let shared = Arc::clone(&self.shared);
+            tokio::select! {
+                biased;
+                () = stopped_before(&shared, parcel.begun) => {}
+                sent = self.send(job, &parcel) => outcomes.extend(sent),
+            }
         }
         outcomes
     }
@@ -197,6 +204,14 @@ impl Worker {
 
     fn count(&self, kind: &'static str) {
         self.shared.metrics.delivery_connections.get_or_create(&kind.into()).inc();
+    }
+}
+
+/// Resolves at the stop unless the text of the message is on its way by then: only its reply tells who has it.
+async fn stopped_before(shared: &Shared, begun: &AtomicBool) {
+    shared.stopped().await;
+    if begun.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -88,6 +88,8 @@ pub(crate) struct Entry {
     pub(crate) round: Vec<(usize, Fate, Answer)>,
     /// Successes of this round that the sender asked to hear of.
     pub(crate) relayed: Vec<(usize, Answer)>,
+    /// Recipients came back untried from this round, because the node stops.
+    pub(crate) untried: bool,
 }
 
 fn codec() -> impl Options {
@@ -131,6 +133,7 @@ impl Entry {
             under_way: 0,
             round: Vec::new(),
             relayed: Vec::new(),
+            untried: false,
         }
     }
 

@@ -35,8 +35,8 @@ use entry::Entry;
 use operate::Operation;
 use owner::{Owner, QueueMessage, send};
 
-/// How long running attempts get at shutdown.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How long messages whose text is on its way get at shutdown: a hop may take it and we would not know.
+const DRAIN_MAX: Duration = Duration::from_secs(60);
 
 /// The queue's handle. Cheap to clone.
 #[derive(Clone)]
@@ -313,11 +313,11 @@ impl Queue {
         self.inner.spool.has_room()
     }
 
-    /// Lets running attempts finish for a moment, writes the index and stops.
+    /// Lets messages that are on their way arrive, for at most a minute, writes the index and stops.
     pub async fn shutdown(&self) {
         let drained = tokio::time::timeout(DRAIN_MAX, self.ask(QueueMessage::Stop)).await;
         if drained.is_err() {
-            tracing::info!("attempts that are still under way are repeated after the next start");
+            tracing::warn!("attempts that are still under way are repeated after the next start");
         }
         self.inner.owner.stop(None);
         self.inner.spool.shutdown().await;

@@ -61,7 +61,7 @@ pub(crate) enum QueueMessage {
         operation: Operation,
         reply: oneshot::Sender<Result<(), QueueError>>,
     },
-    /// Nothing new begins; answered when nothing is under way.
+    /// Nothing new begins, what has not begun comes back; answered when nothing is under way.
     Stop(oneshot::Sender<()>),
 }
 
@@ -146,7 +146,7 @@ impl Actor for Owner {
                 answer(reply, state.entries.get(&id).map(Entry::show).ok_or(QueueError::Unknown(id)));
             }
             QueueMessage::Operate { id, operation, reply } => answer(reply, state.operate(id, operation).await),
-            QueueMessage::Stop(reply) => state.stopping.push(reply),
+            QueueMessage::Stop(reply) => state.stop(reply),
         }
         state.go_on().await;
         Ok(())
@@ -197,6 +197,16 @@ impl OwnerState {
         {
             self.due.pop_first();
             self.attempt(id, false).await;
+        }
+    }
+
+    fn stop(&mut self, reply: oneshot::Sender<()>) {
+        self.stopping.push(reply);
+        self.delivery.stop();
+        for hop in self.hops.values() {
+            if hop.actor.cast(DeliveryMessage::Stop).is_err() {
+                tracing::debug!("a delivery has ended before");
+            }
         }
     }
 

@@ -57,6 +57,7 @@ impl OwnerState {
     pub(super) fn settle(&mut self, id: MessageId) {
         let now = now_ms();
         let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.untried = entry.pending().len() > entry.round.len();
         let gives_up = now >= entry.expires_ms || entry.round.iter().any(|(_, fate, _)| *fate == Fate::Bounced);
         if entry.envelope.reverse_path.is_null() && gives_up && !entry.round.is_empty() {
             entry.round.clear();
@@ -157,7 +158,8 @@ impl OwnerState {
             return;
         }
         let retry = &self.delivery.config.delivery.retry;
-        entry.progress.next_attempt_ms = next_attempt_ms(retry, entry.arrived_ms, now_ms(), entry.expires_ms);
+        let next_ms = next_attempt_ms(retry, entry.arrived_ms, now_ms(), entry.expires_ms);
+        entry.progress.next_attempt_ms = if std::mem::take(&mut entry.untried) { now_ms() } else { next_ms };
         if !entry.progress.frozen {
             self.due.insert((entry.progress.next_attempt_ms, id));
         }

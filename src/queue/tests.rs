@@ -531,3 +531,24 @@ async fn what_must_not_leave_bounces() {
     assert!(text(&taken[0]).contains("LF without CR"));
     assert_eq!(bench.log(id).await[0].0, Status::Bounced);
 }
+
+#[tokio::test]
+async fn a_stop_cuts_what_has_not_begun_and_keeps_its_place_in_the_schedule() {
+    let (directory, later) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let silent = Sink::start(|line, number| if line.starts_with("MAIL") { Say::Silence } else { polite(line, number) });
+    let silent = silent.await;
+    let mut slow = config(&silent);
+    slow.delivery.reply_timeout_s = 300;
+    let bench = Bench::start(directory.path(), slow).await;
+    for _ in 0..3 {
+        bench.send(message(&["a@x.example"])).await;
+    }
+    until(|| silent.reads.lock().unwrap().iter().flatten().any(|line| line.starts_with("MAIL"))).await;
+    tokio::time::timeout(Duration::from_secs(10), bench.queue.shutdown()).await.expect("a stop without delay");
+    bench.copy(later.path());
+    let polite = Sink::start(polite).await;
+    let again = Bench::start(later.path(), config(&polite)).await;
+    polite.wait(3).await;
+    again.wait(<[_]>::is_empty).await;
+    assert_eq!(polite.messages().len(), 3);
+}
