@@ -220,14 +220,32 @@ impl Queue {
         Ok((Self { inner: Arc::new(inner) }, undecided))
     }
 
-    /// Decides what a crash left undecided: true = deliver it, false = it never was accepted.
-    /// What never is decided comes back with the next [`Queue::open`].
-    pub async fn decide(&self, undecided: Undecided, accepted: bool) {
-        let mut waiting = self.inner.undecided.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = waiting.remove(&undecided.id) else { return };
-        drop(waiting);
-        let stored = self.stored(entry);
-        if accepted { self.deliver(stored) } else { self.discard(stored) }
+    /// Decides what a crash left undecided: true = deliver it, false = it never was accepted. Returns when all of it is
+    /// on disk. What never is decided comes back with the next [`Queue::open`].
+    pub async fn decide(&self, decisions: Vec<(Undecided, bool)>) -> Result<(), SpoolError> {
+        let noted: Vec<_> = decisions.into_iter().filter_map(|(of, accepted)| self.decide_one(&of, accepted)).collect();
+        for one in noted {
+            one.await.map_err(|_| SpoolError::Stopped)?;
+        }
+        Ok(())
+    }
+
+    /// Answered when the decision is on disk.
+    fn decide_one(&self, undecided: &Undecided, accepted: bool) -> Option<oneshot::Receiver<()>> {
+        let entry = self.inner.undecided.lock().unwrap_or_else(PoisonError::into_inner).remove(&undecided.id)?;
+        let (reply, noted) = oneshot::channel();
+        let settled = settled(&entry, &self.inner.on_settled);
+        let then: crate::spool::Then = Box::new(move || {
+            settled.into_iter().for_each(|settled| settled());
+            owner::answer(reply, ());
+        });
+        if accepted {
+            self.inner.spool.accept(entry.id, Some(then));
+            send(&self.inner.owner, QueueMessage::Add(Box::new(entry)));
+        } else {
+            self.inner.spool.done(entry.id, Some(then));
+        }
+        Some(noted)
     }
 
     /// Begins deliveries.

@@ -159,7 +159,7 @@ pub(crate) fn send(actor: &ActorRef<QueueMessage>, message: QueueMessage) {
     }
 }
 
-fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+pub(super) fn answer<T>(reply: oneshot::Sender<T>, value: T) {
     if reply.send(value).is_err() {
         tracing::debug!("nobody waited for the queue's answer");
     }

@@ -371,7 +371,8 @@ async fn a_crash_leaves_decided_messages_and_asks_for_the_others() {
     expected.sort_unstable();
     assert_eq!(ids, expected);
     assert_eq!(again.undecided.iter().map(|it| (it.id, it.admission)).collect::<Vec<_>>(), [(undecided.id, TAG)]);
-    again.queue.decide(again.undecided[0].clone(), true).await;
+    again.queue.decide(vec![(again.undecided[0].clone(), true)]).await.unwrap();
+    assert_eq!(again.settled.lock().unwrap().len(), 1, "noted on disk before anybody may forget the admission");
     again.queue.start();
     let taken = sink.wait(3).await;
     let mut to: Vec<_> = taken.iter().flat_map(|taken| taken.recipients.clone()).collect();
