@@ -78,6 +78,14 @@ impl Node {
         })
     }
 
+    /// Resolves with the reason when the node cannot go on.
+    pub async fn failed(&self) -> String {
+        tokio::select! {
+            reason = self.line.cluster.failed() => reason,
+            reason = self.line.queue.failed() => reason,
+        }
+    }
+
     /// Reads the certificate files again; on an error the old certificate stays.
     pub fn reload_tls(&self) -> Result<(), TlsError> {
         self.tls.reload()

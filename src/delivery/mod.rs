@@ -139,7 +139,7 @@ impl Shared {
         self.stopping.send_replace(true);
     }
 
-    fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
     }
 

@@ -47,6 +47,7 @@ pub struct Queue {
 struct Inner {
     spool: Spool,
     owner: ActorRef<QueueMessage>,
+    supervisor: tokio::task::AbortHandle,
     on_settled: OnSettled,
     undecided: Mutex<HashMap<MessageId, Entry>>,
 }
@@ -210,13 +211,15 @@ impl Queue {
         let helo = if config.delivery.helo.is_empty() { hostname.clone() } else { config.delivery.helo.clone() };
         let relay = relay(&config.delivery);
         let delivery = Arc::new(crate::delivery::Shared::new(config, helo, dns, spool.clone(), metrics));
+        let delivery_of_task = Arc::clone(&delivery);
         let parts = owner::Parts { delivery, hostname, maillog, find_route, relay, entries };
         let spawned = Actor::spawn(None, Owner, parts).await;
         let failed = |error| SpoolError::Io(directory.to_owned(), std::io::Error::other(error));
-        let (owner, _) = spawned.map_err(failed)?;
+        let (owner, ended) = spawned.map_err(failed)?;
+        let supervisor = tokio::spawn(supervise(spool.clone(), ended, delivery_of_task)).abort_handle();
         owner.send_interval(owner::TICK, || QueueMessage::Tick);
         let undecided_entries = Mutex::new(waiting.into_iter().map(|entry| (entry.id, entry)).collect());
-        let inner = Inner { spool, owner, on_settled, undecided: undecided_entries };
+        let inner = Inner { spool, owner, supervisor, on_settled, undecided: undecided_entries };
         Ok((Self { inner: Arc::new(inner) }, undecided))
     }
 
@@ -331,15 +334,33 @@ impl Queue {
         self.inner.spool.has_room()
     }
 
+    /// Resolves with the reason when spool or schedule have broken: nothing more can be kept or noted. `has_room` is
+    /// false and no delivery begins from then on.
+    pub async fn failed(&self) -> String {
+        self.inner.spool.failed().await
+    }
+
     /// Lets messages that are on their way arrive, for at most a minute, writes the index and stops.
     pub async fn shutdown(&self) {
-        let drained = tokio::time::timeout(DRAIN_MAX, self.ask(QueueMessage::Stop)).await;
+        // After a failure there is nothing to wait for: what comes of an attempt cannot be noted.
+        let drain_max = if self.inner.spool.has_failed() { Duration::ZERO } else { DRAIN_MAX };
+        let drained = tokio::time::timeout(drain_max, self.ask(QueueMessage::Stop)).await;
         if drained.is_err() {
             tracing::warn!("attempts that are still under way are repeated after the next start");
         }
+        self.inner.supervisor.abort();
         self.inner.owner.stop(None);
         self.inner.spool.shutdown().await;
     }
+}
+
+/// Without its owner or its spool the queue must not look as if it worked.
+async fn supervise(spool: Spool, owner: ractor::concurrency::JoinHandle<()>, delivery: Arc<crate::delivery::Shared>) {
+    tokio::select! {
+        reason = spool.failed() => tracing::debug!(reason, "no delivery begins any more"),
+        _ = owner => spool.fail("the queue's actor has ended"),
+    }
+    delivery.stop();
 }
 
 /// (to deliver, to decide)

@@ -126,7 +126,6 @@ impl Writer {
                 break stop;
             }
         };
-        self.shared.stopped.store(true, Ordering::Release);
         match stop {
             Stop::Asked(reply) => {
                 let last = self.commit();
@@ -137,7 +136,7 @@ impl Writer {
                     tracing::debug!("nobody waited for the spool to stop");
                 }
             }
-            Stop::Disk(error) => tracing::error!(%error, "the spool stops after a disk error"),
+            Stop::Disk(error) => self.shared.fail(&format!("the spool stops after a disk error: {error}")),
         }
     }
 
