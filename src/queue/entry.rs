@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bincode::Options;
 use serde::{Deserialize, Serialize};
 
+use super::operate::Done;
 use super::{AdmissionTag, NewMessage, QueueEntry, QueueRecipient};
 use crate::delivery::{Answer, Fate};
 use crate::mail::{Envelope, Message, MessageId};
@@ -90,6 +91,8 @@ pub(crate) struct Entry {
     pub(crate) relayed: Vec<(usize, Answer)>,
     /// Recipients came back untried from this round, because the node stops.
     pub(crate) untried: bool,
+    /// The administrator who removes it waits for this.
+    pub(crate) removal: Option<Done>,
 }
 
 fn codec() -> impl Options {
@@ -134,6 +137,7 @@ impl Entry {
             round: Vec::new(),
             relayed: Vec::new(),
             untried: false,
+            removal: None,
         }
     }
 
@@ -177,6 +181,7 @@ impl Entry {
             message: None,
             round: Vec::new(),
             relayed: Vec::new(),
+            removal: None,
             ..*self
         }
     }

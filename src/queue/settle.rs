@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::entry::{Action, Entry, RecipientStatus, Reported};
-use super::owner::{OwnerState, QueueMessage, send};
+use super::owner::{OwnerState, QueueMessage, answer, send};
 use super::schedule::next_attempt_ms;
 use super::{notice, now_ms};
 use crate::delivery::{self, Answer, Fate, Outcome};
 use crate::mail::{Message, MessageId};
 use crate::maillog::record::Attempt;
 use crate::maillog::{Event, Record, Status};
-use crate::spool::SpoolError;
+use crate::spool::{SpoolError, Then};
 
 const NOTICE_RETRY: Duration = Duration::from_secs(5);
 
@@ -175,7 +175,7 @@ impl OwnerState {
     }
 
     pub(super) fn forget(&mut self, id: MessageId) {
-        let Some(entry) = self.entries.remove(&id) else { return };
+        let Some(mut entry) = self.entries.remove(&id) else { return };
         self.due.remove(&(entry.progress.next_attempt_ms, id));
         self.delivery.metrics.queue_messages.dec();
         if entry.progress.frozen {
@@ -184,7 +184,9 @@ impl OwnerState {
         if entry.message.is_some() {
             self.memory_bytes = self.memory_bytes.saturating_sub(entry.size);
         }
-        self.delivery.spool.done(id, None);
+        let removal = entry.removal.take();
+        let told = removal.map(|reply| -> Then { Box::new(move || answer(reply, Ok(()))) });
+        self.delivery.spool.done(id, told);
     }
 }
 

@@ -39,6 +39,10 @@ fn config(sink: &Sink) -> Config {
 
 impl Bench {
     async fn open(directory: &Path, config: Config) -> Self {
+        Self::open_with(directory, config, Arc::new(|_| None)).await
+    }
+
+    async fn open_with(directory: &Path, config: Config, find_route: FindRoute) -> Self {
         let maillog = Maillog::open(&directory.join("log"), 1).unwrap();
         let (metrics, settled) = (Arc::new(Metrics::default()), Arc::<Mutex<Vec<AdmissionTag>>>::default());
         let of_call = Arc::clone(&settled);
@@ -50,7 +54,7 @@ impl Bench {
             maillog: maillog.clone(),
             metrics: Arc::clone(&metrics),
             on_settled: Arc::new(move |tag| of_call.lock().unwrap().push(tag)),
-            find_route: Arc::new(|_| None),
+            find_route,
         };
         let (queue, undecided) = Queue::open(&directory.join("spool"), parts).await.unwrap();
         Self { directory: directory.to_owned(), queue, undecided, maillog, metrics, settled }
@@ -552,4 +556,94 @@ async fn a_stop_cuts_what_has_not_begun_and_keeps_its_place_in_the_schedule() {
     polite.wait(3).await;
     again.wait(<[_]>::is_empty).await;
     assert_eq!(polite.messages().len(), 3);
+}
+
+#[tokio::test]
+async fn a_queue_whose_owner_has_died_takes_no_mail_and_says_so() {
+    let (directory, sink) = (tempfile::tempdir().unwrap(), Sink::start(polite).await);
+    let bench = Bench::open_with(directory.path(), config(&sink), Arc::new(|_| panic!("a fault in the owner"))).await;
+    bench.queue.start();
+    assert!(bench.queue.has_room());
+    bench.send(message(&["a@x.example"])).await;
+    let reason = tokio::time::timeout(Duration::from_secs(20), bench.queue.failed()).await.expect("a failure in time");
+    assert_eq!(reason, "the queue's actor has ended");
+    assert!(!bench.queue.has_room());
+}
+
+#[tokio::test]
+async fn a_queue_whose_spool_has_died_begins_no_delivery() {
+    let (directory, silent) = (
+        tempfile::tempdir().unwrap(),
+        Sink::start(|line, number| match line {
+            line if line.starts_with("MAIL") => Say::Silence,
+            _ => polite(line, number),
+        })
+        .await,
+    );
+    let mut config = config(&silent);
+    config.delivery.reply_timeout_s = 300;
+    config.spool.segment_max_bytes = 1;
+    let bench = Bench::start(directory.path(), config).await;
+    bench.send(message(&["a@x.example"])).await;
+    until(|| silent.reads.lock().unwrap().iter().flatten().any(|line| line.starts_with("MAIL"))).await;
+    // A new segment finds no place.
+    std::fs::remove_dir_all(directory.path().join("spool")).unwrap();
+    let refused = bench.queue.store(message(&["b@x.example"])).await;
+    assert!(matches!(refused, Err(SpoolError::Stopped)));
+    let reason = tokio::time::timeout(Duration::from_secs(20), bench.queue.failed()).await.expect("a failure in time");
+    assert!(reason.starts_with("the spool stops after a disk error"), "{reason}");
+    assert!(!bench.queue.has_room());
+    bench.wait(|all| all[0].recipients[0].status == "queued" && all[0].next_attempt_ms > all[0].arrived_ms).await;
+    tokio::time::timeout(Duration::from_secs(10), bench.queue.shutdown()).await.expect("a stop without delay");
+    assert!(silent.messages().is_empty());
+}
+
+#[tokio::test]
+async fn thawing_what_is_not_frozen_changes_nothing() {
+    let (directory, sink) = (
+        tempfile::tempdir().unwrap(),
+        Sink::start(|line, number| match line {
+            line if line.starts_with("RCPT") => reply("450 4.2.0 later"),
+            _ => polite(line, number),
+        })
+        .await,
+    );
+    let bench = Bench::start(directory.path(), config(&sink)).await;
+    let id = bench.send(message(&["later@x.example"])).await;
+    let before = bench.wait(|all| all.len() == 1 && all[0].next_attempt_ms > now_ms() + 1000).await[0].clone();
+    while matches!(bench.queue.thaw(id).await, Err(QueueError::Busy(_))) {}
+    let after = bench.queue.show(id).await.unwrap();
+    assert_eq!((after.attempts, after.next_attempt_ms), (1, before.next_attempt_ms));
+}
+
+#[tokio::test]
+async fn a_message_that_comes_twice_goes_out_once() {
+    let (directory, sink) = (tempfile::tempdir().unwrap(), Sink::start(polite).await);
+    let bench = Bench::open(directory.path(), config(&sink)).await;
+    let twice = message(&["a@x.example"]);
+    bench.send(NewMessage { admission: None, ..twice.clone() }).await;
+    bench.send(NewMessage { admission: None, ..twice }).await;
+    bench.send(message(&["b@x.example"])).await;
+    assert_eq!((bench.queue.list(None, 10).await.len(), bench.metrics.queue_messages.get()), (2, 2));
+    bench.queue.start();
+    bench.wait(<[_]>::is_empty).await;
+    let to: Vec<_> = sink.messages().into_iter().flat_map(|taken| taken.recipients).collect();
+    assert_eq!(to, ["RCPT TO:<a@x.example>", "RCPT TO:<b@x.example>"]);
+}
+
+#[tokio::test]
+async fn a_removal_that_cannot_be_noted_is_not_answered_as_done() {
+    for notify in [false, true] {
+        let (directory, sink) = (tempfile::tempdir().unwrap(), Sink::start(polite).await);
+        let mut config = config(&sink);
+        config.spool.segment_max_bytes = 1;
+        let bench = Bench::open(directory.path(), config).await;
+        let (first, second) =
+            (bench.send(message(&["a@x.example"])).await, bench.send(message(&["b@x.example"])).await);
+        bench.queue.remove(first, notify).await.unwrap();
+        // A new segment finds no place.
+        std::fs::remove_dir_all(directory.path().join("spool")).unwrap();
+        let removed = bench.queue.remove(second, notify).await;
+        assert!(matches!(removed, Err(QueueError::Spool(SpoolError::Stopped))), "{notify}: {removed:?}");
+    }
 }
