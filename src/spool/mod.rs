@@ -103,7 +103,7 @@ impl Spool {
         config: &SpoolConfig,
         sync_seconds: Histogram,
     ) -> io::Result<(Self, Vec<Found>)> {
-        std::fs::create_dir_all(&directory)?;
+        crate::durable::create_directory(&directory)?;
         let lock = lock(&directory)?;
         let recovery::Recovered { ledger, index, committed, next_segment } = recovery::recover(&directory)?;
         let shared = Arc::new(Shared {

@@ -252,3 +252,47 @@ async fn a_segment_without_a_readable_header_is_kept_aside() {
         assert_eq!(std::fs::read(damaged.with_extension("segment.damaged")).unwrap(), bytes, "{header}");
     }
 }
+
+/// A small file system in memory, gone with the test.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let mut mount = std::process::Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]).arg(directory.path()).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(directory))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        std::process::Command::new("umount").arg("-l").arg(self.0.path()).status().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_stop_on_a_full_disk_waits_for_room_for_the_last_marks() {
+    // Only root can mount a small disk.
+    let Some(disk) = SmallDisk::mount() else { return };
+    let (directory, ballast) = (disk.0.path().join("spool"), disk.0.path().join("ballast"));
+    let (spool, _) = open(&directory).await;
+    let (first, second) = (MessageId::generate(), MessageId::generate());
+    spool.store(first, b"meta".to_vec(), body("first"), true).await.unwrap();
+    spool.store(second, b"meta".to_vec(), body("second"), true).await.unwrap();
+    let mut filling = File::create(&ballast).unwrap();
+    while io::Write::write_all(&mut filling, &[0; 4096]).is_ok() {}
+    drop(filling);
+    spool.progress(second, vec![1; 10_000]);
+    spool.done(first, None);
+    let refused = spool.store(MessageId::generate(), vec![1; 10_000], Bytes::new(), true).await;
+    assert!(matches!(refused, Err(SpoolError::Full(_))), "{refused:?}");
+    let stopping = tokio::spawn(async move { spool.shutdown().await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    std::fs::remove_file(&ballast).unwrap();
+    stopping.await.unwrap();
+    let (again, found) = open(&directory).await;
+    let found: Vec<_> = found.iter().map(|one| (one.id, one.progress.as_ref().map(|it| it.len()))).collect();
+    assert_eq!(found, [(second, Some(10_000))]);
+    again.shutdown().await;
+}

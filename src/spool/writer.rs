@@ -31,8 +31,11 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Copied forward at most in one go, so that compaction never holds up mail for long.
 const COMPACT_STEP_BYTES: u64 = 1 << 20;
 const FULL_RETRY: Duration = Duration::from_secs(1);
+/// How long marks that found no room are tried at the end.
+const LAST_MARKS_MAX: Duration = Duration::from_secs(10);
+const LAST_MARKS_RETRY: Duration = Duration::from_millis(200);
 /// After a message could not be read for compaction.
-const COMPACT_RETRY: Duration = Duration::from_secs(10);
+const COMPACT_RETRY: Duration = Duration::from_secs(2);
 
 /// Called once the mark is on disk.
 pub(crate) type Then = Box<dyn FnOnce() + Send>;
@@ -126,6 +129,10 @@ impl Writer {
                 break stop;
             }
         };
+        let stop = match stop {
+            Stop::Asked(reply) => self.write_last_marks().err().unwrap_or(Stop::Asked(reply)),
+            Stop::Disk(_) => stop,
+        };
         match stop {
             Stop::Asked(reply) => {
                 let last = self.commit();
@@ -138,6 +145,23 @@ impl Writer {
             }
             Stop::Disk(error) => self.shared.fail(&format!("the spool stops after a disk error: {error}")),
         }
+    }
+
+    /// Marks that found no room get another chance: without them messages go out again after the next start.
+    fn write_last_marks(&mut self) -> Result<(), Stop> {
+        let until = Instant::now() + LAST_MARKS_MAX;
+        while !self.postponed.is_empty() && Instant::now() < until {
+            std::thread::sleep(LAST_MARKS_RETRY);
+            let batch = std::mem::take(&mut self.postponed);
+            self.append(batch)?;
+            self.sync()?;
+        }
+        for request in &self.postponed {
+            if let Request::Mark { kind, id, .. } = request {
+                tracing::error!(%id, ?kind, "no room to note what became of a message: it may go out again");
+            }
+        }
+        Ok(())
     }
 
     fn turn(&mut self, requests: &Receiver<Request>) -> Result<(), Stop> {
