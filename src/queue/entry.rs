@@ -89,7 +89,7 @@ pub(crate) struct Entry {
     pub(crate) round: Vec<(usize, Fate, Answer)>,
     /// Successes of this round that the sender asked to hear of.
     pub(crate) relayed: Vec<(usize, Answer)>,
-    /// Recipients came back untried from this round, because the node stops.
+    /// Some recipients were not really tried in this round: the node stops, or the hop takes a few at a time.
     pub(crate) untried: bool,
     /// The administrator who removes it waits for this.
     pub(crate) removal: Option<Done>,

@@ -17,6 +17,7 @@ const NOTICE_RETRY: Duration = Duration::from_secs(5);
 
 impl OwnerState {
     pub(super) fn note_outcomes(&mut self, id: MessageId, outcomes: Vec<Outcome>) {
+        let took_some = outcomes.iter().any(|outcome| outcome.fate == Fate::Delivered);
         for outcome in outcomes {
             let Some(entry) = self.entries.get_mut(&id) else { return };
             let Outcome { recipient, fate, answer, dsn_passed_on } = outcome;
@@ -34,6 +35,7 @@ impl OwnerState {
                 }
                 entry.set(recipient, RecipientStatus::Delivered, Some(&answer));
             } else {
+                entry.untried |= took_some && is_too_many(&answer);
                 entry.set(recipient, RecipientStatus::Deferred, Some(&answer));
                 entry.round.push((recipient, fate, answer));
             }
@@ -57,7 +59,7 @@ impl OwnerState {
     pub(super) fn settle(&mut self, id: MessageId) {
         let now = now_ms();
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        entry.untried = entry.pending().len() > entry.round.len();
+        entry.untried |= entry.pending().len() > entry.round.len();
         let gives_up = now >= entry.expires_ms || entry.round.iter().any(|(_, fate, _)| *fate == Fate::Bounced);
         if entry.envelope.reverse_path.is_null() && gives_up && !entry.round.is_empty() {
             entry.round.clear();
@@ -187,6 +189,15 @@ impl OwnerState {
         let removal = entry.removal.take();
         let told = removal.map(|reply| -> Then { Box::new(move || answer(reply, Ok(()))) });
         self.delivery.spool.done(id, told);
+    }
+}
+
+/// The hop takes no more recipients in one transaction, and the others in another at once (RFC 5321 section 4.5.3.1.10).
+fn is_too_many(answer: &Answer) -> bool {
+    match answer.reply.get(..3) {
+        Some("452") => matches!(answer.status.as_str(), "4.5.3" | "4.0.0"),
+        Some("552") => answer.status == "5.5.3",
+        Some(_) | None => false,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Stops, crashes, failures and administrators.
+//! Stops, crashes, failures, administrators, hops that take a few at a time.
 
 use super::*;
 
@@ -190,4 +190,29 @@ async fn a_removal_that_cannot_be_noted_is_not_answered_as_done() {
         let removed = bench.queue.remove(second, notify).await;
         assert!(matches!(removed, Err(QueueError::Spool(SpoolError::Stopped))), "{notify}: {removed:?}");
     }
+}
+
+#[tokio::test]
+async fn what_is_too_much_for_one_transaction_goes_in_the_next_at_once() {
+    let many = std::sync::atomic::AtomicUsize::new(0);
+    let (directory, sink) = (
+        tempfile::tempdir().unwrap(),
+        Sink::start(move |line, number| {
+            use std::sync::atomic::Ordering::SeqCst;
+            match line.get(..4).unwrap_or(line) {
+                "MAIL" => many.store(0, SeqCst),
+                "RCPT" if line.contains("full@") => return reply("452 4.2.2 mailbox full"),
+                "RCPT" if many.fetch_add(1, SeqCst) >= 2 => return reply("452 4.5.3 too many recipients"),
+                _ => {}
+            }
+            polite(line, number)
+        })
+        .await,
+    );
+    let bench = Bench::start(directory.path(), config(&sink)).await;
+    bench.send(message(&["a@x.example", "b@x.example", "c@x.example", "d@x.example", "full@x.example"])).await;
+    let left = bench.wait(|all| all[0].recipients[3].status == "delivered" && all[0].next_attempt_ms > now_ms()).await;
+    let statuses: Vec<_> = left[0].recipients.iter().map(|recipient| recipient.status.as_str()).collect();
+    assert_eq!(statuses, ["delivered", "delivered", "delivered", "delivered", "deferred"]);
+    assert_eq!((sink.messages().len(), left[0].attempts), (2, 2));
 }
