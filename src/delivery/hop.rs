@@ -26,6 +26,8 @@ pub(crate) enum DeliveryMessage {
     /// The worker has waited long enough.
     Leaving(WorkerId),
     Gone(WorkerId),
+    /// After [`Shared::stop`]: what waits goes back, nobody waits for more.
+    Stop,
 }
 
 pub(crate) struct DeliveryState {
@@ -61,6 +63,7 @@ impl Actor for Delivery {
         match message {
             DeliveryMessage::Job(job) => state.take(job, &myself),
             DeliveryMessage::Idle(worker) => state.idle(worker),
+            DeliveryMessage::Stop => state.stop(),
             DeliveryMessage::Leaving(worker) => {
                 // Dropping the sender ends the worker; if it has got a job meanwhile it stays.
                 if let Some(at) = state.idle.iter().position(|&idle| idle == worker) {
@@ -81,7 +84,17 @@ impl Actor for Delivery {
 }
 
 impl DeliveryState {
+    fn stop(&mut self) {
+        self.waiting.drain(..).for_each(|job| job.finish(Vec::new()));
+        self.idle.clear();
+        // Without a sender a worker ends as soon as it has nothing to do.
+        self.workers.clear();
+    }
+
     fn take(&mut self, job: Box<Job>, myself: &ActorRef<DeliveryMessage>) {
+        if self.shared.is_stopping() {
+            return job.finish(Vec::new());
+        }
         let Some(job) = self.give_to_idle(job) else { return };
         if self.workers.len() >= per_host_max(&self.shared.config.delivery) {
             self.wait(job);

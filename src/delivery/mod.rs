@@ -2,7 +2,8 @@
 //! message.
 //!
 //! - A `Job` is one message and those of its recipients that go to one next hop. It is answered exactly once, with
-//!   one `Outcome` for each recipient, whatever happens: a job that is dropped defers its recipients.
+//!   one `Outcome` for each recipient, whatever happens: a job that is dropped defers its recipients. Only after
+//!   `Shared::stop` recipients may come back without one: they were not tried.
 //! - A reply decides only over what it answers. What a hop did not surely take is tried again, what it surely refused
 //!   bounces: deliveries are at-least-once. The one window for a duplicate is a connection cut behind the final dot.
 //! - A connection that was kept may have been closed by the other side: a failure before the body went out is then
@@ -22,6 +23,8 @@ mod worker;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::dns::Dns;
@@ -123,6 +126,7 @@ pub(crate) struct Shared {
     tls: tls::Tls,
     seats: Seats,
     failures: Failures,
+    stopping: watch::Sender<bool>,
 }
 
 impl Shared {
@@ -130,7 +134,25 @@ impl Shared {
         let seats = Seats::new(&config.delivery);
         let dns = dns.with_own_bound();
         let failures = Failures::new(Duration::from_secs(config.delivery.retry.interval_s));
-        Self { tls: tls::Tls::new(), config, helo, dns, spool, metrics, seats, failures }
+        let stopping = watch::Sender::new(false);
+        Self { tls: tls::Tls::new(), config, helo, dns, spool, metrics, seats, failures, stopping }
+    }
+
+    /// From now on no message is begun to be sent; one whose text is on its way already is finished. What was not
+    /// begun comes back without an outcome.
+    pub(crate) fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    async fn stopped(&self) {
+        // Fails only without a sender, and we hold one.
+        if self.stopping.subscribe().wait_for(|&stopping| stopping).await.is_err() {
+            tracing::debug!("nobody can stop the deliveries any more");
+        }
     }
 
     /// Whether an address is one of our own listeners: delivering there would be a loop.

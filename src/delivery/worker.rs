@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ractor::ActorRef;
@@ -98,8 +99,14 @@ impl Worker {
                 header_section: message.header_section(),
                 size: message.size(),
                 body,
+                begun: &AtomicBool::new(false),
             };
-            outcomes.extend(self.send(job, &parcel).await);
+            let shared = Arc::clone(&self.shared);
+            tokio::select! {
+                biased;
+                () = stopped_before(&shared, parcel.begun) => {}
+                sent = self.send(job, &parcel) => outcomes.extend(sent),
+            }
         }
         outcomes
     }
@@ -237,6 +244,14 @@ fn is_local(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.is_loopback() || v4.is_link_local() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unspecified() || v6.is_loopback() || v6.is_unicast_link_local(),
+    }
+}
+
+/// Resolves at the stop unless the text of the message is on its way by then: only its reply tells who has it.
+async fn stopped_before(shared: &Shared, begun: &AtomicBool) {
+    shared.stopped().await;
+    if begun.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
     }
 }
 

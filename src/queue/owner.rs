@@ -13,7 +13,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr};
 use tokio::sync::oneshot;
 
 use super::entry::{Entry, Reported};
-use super::operate::Operation;
+use super::operate::{Done, Operation};
 use super::plan::{self, Leg, Plan};
 use super::{FindRoute, QueueEntry, QueueError, Route, now_ms};
 use crate::delivery::{self, Delivery, DeliveryMessage, Finished, Host, Job, NextHop};
@@ -59,9 +59,9 @@ pub(crate) enum QueueMessage {
     Operate {
         id: MessageId,
         operation: Operation,
-        reply: oneshot::Sender<Result<(), QueueError>>,
+        reply: Done,
     },
-    /// Nothing new begins; answered when nothing is under way.
+    /// Nothing new begins, what has not begun comes back; answered when nothing is under way.
     Stop(oneshot::Sender<()>),
 }
 
@@ -145,8 +145,8 @@ impl Actor for Owner {
             QueueMessage::Show { id, reply } => {
                 answer(reply, state.entries.get(&id).map(Entry::show).ok_or(QueueError::Unknown(id)));
             }
-            QueueMessage::Operate { id, operation, reply } => answer(reply, state.operate(id, operation).await),
-            QueueMessage::Stop(reply) => state.stopping.push(reply),
+            QueueMessage::Operate { id, operation, reply } => state.operate(id, operation, reply).await,
+            QueueMessage::Stop(reply) => state.stop(reply),
         }
         state.go_on().await;
         Ok(())
@@ -190,14 +190,19 @@ async fn hand_to(
     }
 }
 
-fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+pub(super) fn answer<T>(reply: oneshot::Sender<T>, value: T) {
     if reply.send(value).is_err() {
         tracing::debug!("nobody waited for the queue's answer");
     }
 }
 
 impl OwnerState {
+    /// A message that is known already stays as it is: it goes out once.
     pub(super) fn add(&mut self, mut entry: Entry) {
+        if self.entries.contains_key(&entry.id) {
+            tracing::warn!(id = %entry.id, "a message came twice and is queued once");
+            return;
+        }
         self.delivery.metrics.queue_messages.inc();
         if entry.progress.frozen {
             self.delivery.metrics.queue_frozen.inc();
@@ -214,7 +219,7 @@ impl OwnerState {
 
     /// Begins what is due; ends when asked to and nothing is under way.
     async fn go_on(&mut self) {
-        if !self.stopping.is_empty() {
+        if self.delivery.is_stopping() {
             if self.under_way == 0 {
                 self.stopping.drain(..).for_each(|reply| answer(reply, ()));
             }
@@ -231,8 +236,21 @@ impl OwnerState {
         }
     }
 
+    fn stop(&mut self, reply: oneshot::Sender<()>) {
+        self.stopping.push(reply);
+        self.delivery.stop();
+        for hop in self.hops.values() {
+            if hop.actor.cast(DeliveryMessage::Stop).is_err() {
+                tracing::debug!("a delivery has ended before");
+            }
+        }
+    }
+
     pub(super) async fn attempt(&mut self, id: MessageId, force: bool) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
+        if entry.under_way > 0 || (entry.progress.frozen && !force) {
+            return;
+        }
         entry.progress.attempts += 1;
         entry.under_way = 1;
         self.under_way += 1;

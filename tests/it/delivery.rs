@@ -135,8 +135,8 @@ fn removed_with_notice_the_sender_hears_of_it_and_a_dead_bounce_is_frozen() {
     let mut client = node.login(ALICE);
     assert_eq!(client.mail(ALICE, BOB, &letter(ALICE, BOB, "x", "hello")).code, 250);
     let id = wait_for("a queued message", || node.json(&["queue", "list"])[0]["id"].as_str().map(ToOwned::to_owned));
-    wait_for("the first attempt", || {
-        node.json(&["queue", "show", &id])["recipients"][0]["last_reply"].is_string().then_some(())
+    wait_for("the end of the first attempt", || {
+        (node.json(&["queue", "show", &id])["recipients"][0]["status"] == "deferred").then_some(())
     });
     node.ok(&["queue", "remove", &id, "--notify"]);
     assert!(sink.wait(1)[0].reverse_path.is_empty());
