@@ -42,7 +42,7 @@ async fn carry_out(line: &Line, incoming: &Incoming, judged: &Judged, dispositio
             let held = hold(line, incoming, judged, "virus", false).await;
             Outcome::new(Reply::virus(id), if held.is_ok() { Status::Quarantined } else { Status::Refused })
         }
-        Disposition::Refuse(refusal) => Outcome::new(refusal_reply(incoming, &refusal), Status::Refused),
+        Disposition::Refuse(refusal) => refused(incoming, &refusal),
         Disposition::Locked { scope, response } => locked(line, incoming, judged, scope, response).await,
         Disposition::Limit { limit, unit, window, retry_after_s } => {
             Outcome::new(limit_reply(limit, unit, window, retry_after_s), Status::Rejected)
@@ -115,11 +115,12 @@ async fn hold(
     result
 }
 
-fn refusal_reply(incoming: &Incoming, refusal: &Refusal) -> Reply {
+fn refused(incoming: &Incoming, refusal: &Refusal) -> Outcome {
     match refusal {
-        Refusal::TooLarge { limit } => Reply::too_large(*limit),
-        Refusal::Structure(fault) => Reply::structure(incoming.id, &fault.to_string()),
-        Refusal::HeaderFrom => Reply::from_not_permitted(incoming.id),
+        Refusal::TooLarge { limit } => Outcome::new(Reply::too_large(*limit), Status::Refused),
+        Refusal::Structure(fault) => Outcome::new(Reply::structure(incoming.id, &fault.to_string()), Status::Refused),
+        Refusal::HeaderFrom => Outcome::new(Reply::from_not_permitted(incoming.id), Status::Refused),
+        Refusal::ScannerFailure => Outcome::new(Reply::scanner_failure(), Status::Rejected),
     }
 }
 

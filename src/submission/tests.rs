@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use outgate_cluster::command::{DkimAlgorithm, UserPatch};
+use outgate_cluster::state::settings::{Level, Patch};
 use outgate_cluster::{AdmissionId, Command, DomainName};
 
 use super::fixture::{CONTACT, Fixture, login, propose};
@@ -202,6 +203,28 @@ async fn the_null_sender_has_a_limit_of_its_own() {
         assert_eq!(submit(&node.line, incoming).await.code, 250);
     }
     assert!(node.submit(PLAIN).await.starts_with("250"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checks_that_panic_answer_as_scanner_failure_says() {
+    let node = Fixture::new(&[]).await;
+    let large = format!("{PLAIN}{}", "0123456789\r\n".repeat(30_000));
+    let submit = async |text: &str| {
+        let incoming = node.incoming(&["bob@example.net"], text);
+        submit_checked(&node.line, incoming, |_, _| panic!("a check panics")).await.to_string()
+    };
+    for text in [PLAIN, &large] {
+        assert_eq!(submit(text).await, "451 4.3.0 content check failed, try later");
+    }
+    let patch = Patch::parse(&["scanner_failure=accept"], Level::Cluster).unwrap();
+    propose(&node.line.cluster, Command::DefaultsSet { patch }).await;
+    for text in [PLAIN, &large] {
+        assert!(submit(text).await.starts_with("250 2.0.0"));
+    }
+    let records = node.records().await;
+    assert_eq!((records.len(), node.queued().await), (4, 2));
+    assert_eq!((records[3].class.as_str(), records[3].status), ("blocked", Status::Rejected));
+    assert!(records.iter().all(|record| record.evidence[1].starts_with("content: the checks failed")), "{records:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
