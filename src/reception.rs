@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use outgate_cluster::state::settings::{Settings, ValidSender};
 use outgate_cluster::state::{Advice, UserView};
-use outgate_cluster::{Command, Outcome};
+use outgate_cluster::{Command, Outcome, Scope};
 
 use crate::dns::Exchangers;
 use crate::mail::{Address, ReversePath};
@@ -103,12 +103,14 @@ async fn valid_sender(line: &Line, settings: &Settings, address: &Address) -> Re
     }
 }
 
-/// A limit that is already reached is told at MAIL; a lock waits for the end of DATA.
+/// A limit that is already reached is told at MAIL; a lock waits for the end of DATA. So does a limit that locks: only
+/// an admission can count the excess as abuse.
 fn not_limited(line: &Line, client: &Client, user: &UserView, reverse_path: &ReversePath) -> Result<(), Reply> {
     let identity = known_identity(client, user, reverse_path);
     let now = line.cluster.now();
     match line.cluster.read(|state| state.advise(user.id, identity.as_deref(), now)) {
         Advice::Pass | Advice::Locked { .. } => Ok(()),
+        Advice::Limit { scope: Scope::User, .. } if user.settings.lock_on_limit => Ok(()),
         Advice::Limit { window, unit, limit, retry_after_s, .. } => {
             Err(limit_reply(limit, unit, window, retry_after_s))
         }

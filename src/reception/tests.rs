@@ -56,6 +56,8 @@ async fn a_reached_limit_is_told_at_mail_and_a_lock_is_not() {
     let reply = mail(&node, "alice@example.com", None).await;
     assert!(reply.starts_with("451 4.7.1 limit of 1 messages per minute reached, retry after "), "{reply}");
     assert_eq!(mail(&node, "", None).await, "250", "the null sender has its own limit");
+    node.set(&["lock_on_limit=true"]).await;
+    assert_eq!(mail(&node, "alice@example.com", None).await, "250", "the end of DATA will lock");
     node.set(&["limit_per_minute=0"]).await;
     node.lock().await;
     assert_eq!(mail(&node, "alice@example.com", None).await, "250");

@@ -57,6 +57,21 @@ fn a_known_limit_is_told_at_mail_and_costs_nothing() {
 }
 
 #[test]
+fn a_limit_that_counts_as_abuse_locks() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    node.ok(&["user", "set", ALICE, "limit_per_hour=1", "lock_on_limit=true"]);
+    let mut client = node.login(ALICE);
+    let mut hello = |n: &str| client.mail(ALICE, "bob@example.net", &letter(ALICE, "bob@example.net", n, "hello"));
+    assert_eq!(hello("1").code, 250);
+    let refused = hello("2");
+    assert!(refused.text.starts_with("451 4.7.1 limit of 1 messages per hour"), "{refused:?}");
+    assert_eq!(node.lock_of(ALICE)["state"], "locked");
+    assert!(hello("3").text.contains("is locked"));
+    assert_eq!(sink.wait(1).len(), 1);
+}
+
+#[test]
 fn a_message_counts_once_or_per_recipient() {
     let sink = Sink::start();
     let node = TestNode::with_alice(&sink);
