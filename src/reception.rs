@@ -80,10 +80,9 @@ pub async fn recipient(
 }
 
 /// Counts a recipient that could not even be parsed.
-pub async fn malformed_recipient(line: &Line, client: &Client) {
+pub async fn malformed_recipient(line: &Line, client: &Client, reverse_path: &ReversePath) {
     if let Some(user) = line.directory.current(&client.user) {
-        // Without an address there may be no sender either: counted for the User alone.
-        count_invalid(line, client, &user, &ReversePath::Null).await;
+        count_invalid(line, client, &user, reverse_path).await;
     }
 }
 
@@ -172,8 +171,12 @@ async fn deliverable(line: &Line, recipient: &Address) -> Result<(), Reply> {
 }
 
 /// The count is committed before the client hears its 5xx, so a lock that it causes holds from the next message on.
-/// A store that is slow is not waited for: a count may be lost, an answer may not.
+/// A store that is slow is not waited for: a count may be lost, an answer may not. The null reverse-path never locks
+/// anyone: whoever provoked a bounce chose its recipient.
 async fn count_invalid(line: &Line, client: &Client, user: &UserView, reverse_path: &ReversePath) {
+    if reverse_path.is_null() {
+        return;
+    }
     let identity = known_identity(client, user, reverse_path);
     let propose = line.cluster.propose(Command::InvalidRecipients { user: user.id, identity, count: 1 });
     match tokio::time::timeout(COUNT_TIMEOUT, propose).await {
