@@ -134,7 +134,8 @@ struct View {
 
 fn view(line: &Line, client: &Client, user: &UserView, transaction: &Transaction<'_>, recipient: &Address) -> View {
     let now = line.cluster.now();
-    let counts_recipients = user.settings.limits_enabled && user.settings.max_recipients_per_day > 0;
+    // As the admission does: whatever limits_enabled says, and never for the null reverse-path.
+    let counts_recipients = user.settings.max_recipients_per_day > 0 && !transaction.reverse_path.is_null();
     let known = transaction.recipients;
     let identity = known_identity(client, user, transaction.reverse_path);
     line.cluster.read(|state| {

@@ -106,6 +106,12 @@ async fn new_addresses_stop_at_the_limit_and_known_ones_pass() {
     assert_eq!(rcpt(&node, from, &known, "BOB@example.net").await, "250");
     let reply = rcpt(&node, from, &known, "dave@example.net").await;
     assert_eq!(reply, "450 4.7.1 limit of 2 different recipients per day reached");
+    node.set(&["limits_enabled=false"]).await;
+    assert!(rcpt(&node, from, &known, "dave@example.net").await.starts_with("450"), "a limit of its own");
+    assert!(node.submit("From: alice@example.com\r\n\r\nx\r\n").await.starts_with("250"));
+    node.set(&["max_recipients_per_day=1"]).await;
+    assert!(rcpt(&node, from, &[], "dave@example.net").await.starts_with("450"));
+    assert_eq!(rcpt(&node, "", &[], "dave@example.net").await, "250", "the null sender is not counted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
