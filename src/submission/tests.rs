@@ -3,9 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use outgate_cluster::command::{DkimAlgorithm, UserPatch};
+use outgate_cluster::command::{DkimAlgorithm, DomainPatch, NewUser, UserPatch};
 use outgate_cluster::state::settings::{Level, Patch};
-use outgate_cluster::{AdmissionId, Command, DomainName};
+use outgate_cluster::{AdmissionId, Command, DomainName, Login};
 
 use super::fixture::{CONTACT, Fixture, login, propose};
 use super::*;
@@ -145,21 +145,22 @@ async fn identities_are_locked_alone_and_their_header_is_removed() {
     assert_eq!(bytes.named("X-Outgate-Identity").next().unwrap().text(), "erin");
 }
 
+fn dkim_key(selector: &str) -> Command {
+    let der = aws_lc_rs::signature::Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new()).unwrap();
+    let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, der.as_ref());
+    Command::DkimPut {
+        domain: DomainName::new("example.com").unwrap(),
+        selector: selector.to_owned(),
+        algorithm: DkimAlgorithm::Ed25519Sha256,
+        private_key: format!("-----BEGIN PRIVATE KEY-----\n{base64}\n-----END PRIVATE KEY-----\n"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authors_domain_signs_with_both_keys_of_the_selector() {
     let node = Fixture::new(&[]).await;
-    let key = |selector: &str| {
-        let der = aws_lc_rs::signature::Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new()).unwrap();
-        let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, der.as_ref());
-        Command::DkimPut {
-            domain: DomainName::new("example.com").unwrap(),
-            selector: selector.to_owned(),
-            algorithm: DkimAlgorithm::Ed25519Sha256,
-            private_key: format!("-----BEGIN PRIVATE KEY-----\n{base64}\n-----END PRIVATE KEY-----\n"),
-        }
-    };
     for selector in ["default", "default-ed25519", "default-old", "other"] {
-        propose(&node.line.cluster, key(selector)).await;
+        propose(&node.line.cluster, dkim_key(selector)).await;
     }
     let signatures = async |text: &str| {
         let incoming = node.incoming(&["bob@example.net"], text);
@@ -171,6 +172,34 @@ async fn the_authors_domain_signs_with_both_keys_of_the_selector() {
     assert_eq!(signatures(PLAIN).await, 2);
     assert_eq!(signatures(&PLAIN.replace("alice@example.com", "alice@example.org")).await, 0);
     assert_eq!(signatures(&PLAIN.replace("From:", "X-From:")).await, 2, "by the envelope sender");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_signs_for_its_own_domain_a_smarthost_for_all() {
+    let node = Fixture::new(&[]).await;
+    propose(&node.line.cluster, dkim_key("default")).await;
+    let name = DomainName::new("example.org").unwrap();
+    propose(&node.line.cluster, Command::DomainAdd { name, patch: DomainPatch::default() }).await;
+    for (login, setting, expected) in [
+        ("dave@example.com", "max_unlocks=1", 1),
+        ("example.com", "max_unlocks=1", 1),
+        ("dave@example.org", "max_unlocks=1", 0),
+        ("example.org", "require_from_domain=.example.com", 0),
+        ("erin@example.org", "require_from_domain=example.com,example.org", 1),
+        ("frank@example.org", "identification_method=envelope_sender", 1),
+    ] {
+        let login: Login = login.parse().unwrap();
+        let settings = Patch::parse(&[setting], Level::User).unwrap();
+        let user =
+            NewUser { login: login.clone(), owner: None, password_hash: Some("$argon2id$".to_owned()), settings };
+        propose(&node.line.cluster, Command::UserAdd { user }).await;
+        let view = Arc::new(node.line.cluster.read(|state| state.user(&login)).unwrap());
+        let mut incoming = node.incoming(&["bob@example.net"], PLAIN);
+        incoming.client.user = Authenticated { view: Arc::clone(&view), authentication_user: None, place: None };
+        let judged = judge::judge(&node.line, view, &incoming, check::run).await;
+        let signed = decide::stamped(&node.line, &incoming, &judged).await;
+        assert_eq!(signed.named("DKIM-Signature").count(), expected, "{login} {setting}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
