@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::quota::Quota;
 use super::{Held, QuarantineError};
 use crate::mail::{Message, MessageId};
 
@@ -21,6 +22,7 @@ pub(super) struct Store {
     directory: PathBuf,
     keep_ms: u64,
     stripes: [Mutex<()>; STRIPES],
+    quota: Mutex<Quota>,
 }
 
 /// The first line of an entry's file.
@@ -36,12 +38,24 @@ impl Store {
     pub(super) fn open(directory: &Path, keep_days: u64) -> Result<Self, QuarantineError> {
         fs::create_dir_all(directory.join("once"))?;
         let stripes = std::array::from_fn(|_| Mutex::new(()));
-        let store = Self { directory: directory.to_owned(), keep_ms: keep_days.saturating_mul(DAY_MS), stripes };
+        let (directory, keep_ms) = (directory.to_owned(), keep_days.saturating_mul(DAY_MS));
+        let store = Self { directory, keep_ms, stripes, quota: Mutex::default() };
         let days = store.days()?.into_iter().map(|day| store.day_path(day));
         for path in days.chain([store.directory.join("once")]) {
             remove_half_written(&path)?;
         }
         Ok(store)
+    }
+
+    pub(super) fn wants(&self, held: &Held, message: &Message) -> Result<bool, QuarantineError> {
+        if self.copy_exists(&fingerprint(held, message).to_hex())? {
+            return Ok(false);
+        }
+        if self.quota().has_room(day_of(held.id), &held.user, held.size) {
+            Ok(true)
+        } else {
+            Err(QuarantineError::Full)
+        }
     }
 
     pub(super) fn hold_once(&self, held: &Held, message: &Message) -> Result<bool, QuarantineError> {
@@ -50,6 +64,13 @@ impl Store {
         let name = fingerprint.to_hex();
         if self.copy_exists(&name)? {
             return Ok(false);
+        }
+        {
+            let mut quota = self.quota();
+            if !quota.has_room(day_of(held.id), &held.user, held.size) {
+                return Err(QuarantineError::Full);
+            }
+            quota.charge(&held.user, held.size);
         }
         self.hold(held, message, Some(name.to_string()))?;
         write_durably(&self.directory.join("once"), &name, &[held.id.to_string().as_bytes()])?;
@@ -160,6 +181,10 @@ impl Store {
 
     fn day_path(&self, day: u64) -> PathBuf {
         self.directory.join(day.to_string())
+    }
+
+    fn quota(&self) -> MutexGuard<'_, Quota> {
+        self.quota.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stripe(&self, byte: u8) -> MutexGuard<'_, ()> {

@@ -96,6 +96,20 @@ async fn once_keeps_one_copy_until_it_is_removed() {
 }
 
 #[tokio::test]
+async fn a_copy_is_wanted_once_and_while_there_is_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let quarantine = Quarantine::open(directory.path(), 14).unwrap();
+    let (first, other) = (held(id_at(DAY_MS, 1), "a"), held(id_at(DAY_MS, 2), "a"));
+    let wants = async |held: &Held, text| quarantine.wants(held.clone(), message(text)).await;
+    assert!(wants(&first, "\r\nx").await.unwrap());
+    assert!(quarantine.hold(first.clone(), message("\r\nx"), true).await.unwrap());
+    assert!(!wants(&other, "\r\nx").await.unwrap());
+    let huge = Held { size: 100 << 20, ..other };
+    assert!(matches!(wants(&huge, "\r\ny").await, Err(QuarantineError::Full)));
+    assert!(matches!(quarantine.hold(huge, message("\r\ny"), true).await, Err(QuarantineError::Full)));
+}
+
+#[tokio::test]
 async fn a_marker_without_its_copy_counts_for_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let quarantine = Quarantine::open(directory.path(), 14).unwrap();

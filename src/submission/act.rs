@@ -103,16 +103,34 @@ async fn hold(
         held_ms: now_ms(),
         max_days_to_retry: judged.user.settings.max_days_to_retry,
     };
-    let message = stamped(line, incoming, judged).await;
-    let result = line.quarantine.hold(held, message, once).await;
+    let result = keep(line, incoming, judged, held, once).await;
     match &result {
         Ok(true) => {
             line.metrics.quarantined.inc();
         }
         Ok(false) => {}
+        Err(QuarantineError::Full) => tracing::debug!(id = %incoming.id, "no room for a held message"),
         Err(error) => tracing::error!(%error, id = %incoming.id, "cannot hold a message"),
     }
     result
+}
+
+/// Stamps and signs only what will be kept; what the spool needs to go on is never spent on quarantine.
+async fn keep(
+    line: &Line,
+    incoming: &Incoming,
+    judged: &Judged,
+    held: Held,
+    once: bool,
+) -> Result<bool, QuarantineError> {
+    if !line.queue.has_room() {
+        return Err(QuarantineError::Full);
+    }
+    if once && !line.quarantine.wants(held.clone(), incoming.message.clone()).await? {
+        return Ok(false);
+    }
+    let message = stamped(line, incoming, judged).await;
+    line.quarantine.hold(held, message, once).await
 }
 
 fn refused(incoming: &Incoming, refusal: &Refusal) -> Outcome {

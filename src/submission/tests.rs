@@ -215,6 +215,32 @@ async fn an_accepted_answer_needs_a_quarantine_that_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_locked_user_cannot_fill_the_disk() {
+    let node = Fixture::new(&["locked_response=discard"]).await;
+    node.lock().await;
+    let different = |n: usize| PLAIN.replace("lunch", &format!("lunch {n}"));
+    for n in 0..100 {
+        assert!(node.submit(&different(n)).await.starts_with("250"));
+    }
+    assert!(node.submit(&different(100)).await.starts_with("451 4.3.0"), "neither kept nor dropped");
+    assert!(node.submit(&different(7)).await.starts_with("250"), "a retry of what is kept");
+    node.set(&["locked_response=defer"]).await;
+    assert!(node.submit(&different(101)).await.contains("is locked"));
+    assert_eq!((node.held().await.len(), node.records().await.len()), (100, 103));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_not_spent_on_quarantine() {
+    let mut config = Config::default();
+    config.spool.free_min_bytes = u64::MAX;
+    let node = Fixture::with_config(&[], config).await;
+    assert!(node.submit(&spam(0)).await.starts_with("550 5.7.1"));
+    node.lock().await;
+    assert!(node.submit(PLAIN).await.contains("is locked"));
+    assert_eq!(node.held().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_decision_the_client_keeps_its_message() {
     let node = Fixture::new(&[]).await;
     node.line.cluster.shutdown().await;
