@@ -8,6 +8,9 @@
 //! `once/<fingerprint>` that holds the id of the copy. A marker whose copy is gone counts for nothing. Whoever is locked
 //! may still send different messages without end, so such copies have a daily measure: [`quota`].
 //!
+//! A release takes the entry out first, by renaming it to `<id>.releasing`: of two at the same time one finds it. What a
+//! crash left taken out is back after the next start.
+//!
 //! Invariants:
 //! * `hold` returns only after its file and its directory are synced.
 //! * An entry that cannot be read is said aloud and passed over; it hides no other.
@@ -97,6 +100,21 @@ impl Quarantine {
 
     pub async fn show(&self, id: MessageId) -> Result<(Held, Message), QuarantineError> {
         self.run(move |store| store.show(id)).await
+    }
+
+    /// Takes the entry out, for whoever then calls [`Quarantine::taken`] or [`Quarantine::put_back`]; nobody else finds it.
+    pub async fn take(&self, id: MessageId) -> Result<(Held, Message), QuarantineError> {
+        self.run(move |store| store.take(id)).await
+    }
+
+    /// Ends a [`Quarantine::take`]: the entry is gone for good.
+    pub async fn taken(&self, id: MessageId) -> Result<(), QuarantineError> {
+        self.run(move |store| store.taken(id)).await
+    }
+
+    /// Undoes a [`Quarantine::take`].
+    pub async fn put_back(&self, id: MessageId) -> Result<(), QuarantineError> {
+        self.run(move |store| store.put_back(id)).await
     }
 
     pub async fn remove(&self, id: MessageId) -> Result<(), QuarantineError> {

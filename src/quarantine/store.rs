@@ -43,6 +43,7 @@ impl Store {
         let days = store.days()?.into_iter().map(|day| store.day_path(day));
         for path in days.chain([store.directory.join("once")]) {
             remove_half_written(&path)?;
+            put_all_back(&path)?;
         }
         Ok(store)
     }
@@ -102,7 +103,7 @@ impl Store {
                 if found.len() >= count {
                     return Ok(found);
                 }
-                match self.entry(id) {
+                match entry(id, &self.path(id)) {
                     Ok(entry) => found.extend(Some(entry.held).filter(fits)),
                     // Removed since the directory was read.
                     Err(QuarantineError::Unknown(_)) => {}
@@ -114,15 +115,36 @@ impl Store {
     }
 
     pub(super) fn show(&self, id: MessageId) -> Result<(Held, Message), QuarantineError> {
-        let bytes = Bytes::from(fs::read(self.path(id)).map_err(|error| unknown_if_absent(id, error))?);
-        let end = memchr::memchr(b'\n', &bytes).ok_or_else(|| damaged(id))?;
-        let entry: Entry = serde_json::from_slice(&bytes[..end]).map_err(io::Error::from)?;
-        Ok((entry.held, Message::new(bytes.slice(end + 1..))))
+        read(id, &self.path(id))
+    }
+
+    pub(super) fn take(&self, id: MessageId) -> Result<(Held, Message), QuarantineError> {
+        fs::rename(self.path(id), self.taken_path(id)).map_err(|error| unknown_if_absent(id, error))?;
+        read(id, &self.taken_path(id)).inspect_err(|_| {
+            if let Err(error) = self.put_back(id) {
+                tracing::error!(%id, %error, "quarantine entry is hidden until the next start");
+            }
+        })
+    }
+
+    pub(super) fn put_back(&self, id: MessageId) -> Result<(), QuarantineError> {
+        fs::rename(self.taken_path(id), self.path(id)).map_err(|error| unknown_if_absent(id, error))
+    }
+
+    pub(super) fn taken(&self, id: MessageId) -> Result<(), QuarantineError> {
+        self.delete(id, &self.taken_path(id))?;
+        // Without it a crash of the machine would bring back what was delivered.
+        Ok(sync_directory(&self.day_path(day_of(id)))?)
     }
 
     pub(super) fn remove(&self, id: MessageId) -> Result<(), QuarantineError> {
-        let marker = self.entry(id).ok().and_then(|entry| entry.once);
-        fs::remove_file(self.path(id)).map_err(|error| unknown_if_absent(id, error))?;
+        self.delete(id, &self.path(id))
+    }
+
+    /// The entry in `path` with its marker.
+    fn delete(&self, id: MessageId, path: &Path) -> Result<(), QuarantineError> {
+        let marker = entry(id, path).ok().and_then(|entry| entry.once);
+        fs::remove_file(path).map_err(|error| unknown_if_absent(id, error))?;
         if let Some(marker) = marker {
             remove_if_there(&self.directory.join("once").join(marker))?;
         }
@@ -137,7 +159,7 @@ impl Store {
                 self.remove(id)?;
                 expired.push(id);
             }
-            if (day + 1) * DAY_MS < before_ms && self.ids(day)?.is_empty() {
+            if (day + 1) * DAY_MS < before_ms && names(&self.day_path(day))?.next().is_none() {
                 fs::remove_dir(self.day_path(day))?;
             }
         }
@@ -151,13 +173,6 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    fn entry(&self, id: MessageId) -> Result<Entry, QuarantineError> {
-        let file = File::open(self.path(id)).map_err(|error| unknown_if_absent(id, error))?;
-        let mut line = Vec::new();
-        BufReader::new(file).read_until(b'\n', &mut line)?;
-        Ok(serde_json::from_slice(&line).map_err(io::Error::from)?)
     }
 
     /// Days that have a directory, oldest first.
@@ -179,6 +194,10 @@ impl Store {
         self.day_path(day_of(id)).join(format!("{id}.held"))
     }
 
+    fn taken_path(&self, id: MessageId) -> PathBuf {
+        self.day_path(day_of(id)).join(format!("{id}.releasing"))
+    }
+
     fn day_path(&self, day: u64) -> PathBuf {
         self.directory.join(day.to_string())
     }
@@ -190,6 +209,20 @@ impl Store {
     fn stripe(&self, byte: u8) -> MutexGuard<'_, ()> {
         self.stripes[usize::from(byte) % STRIPES].lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn entry(id: MessageId, path: &Path) -> Result<Entry, QuarantineError> {
+    let file = File::open(path).map_err(|error| unknown_if_absent(id, error))?;
+    let mut line = Vec::new();
+    BufReader::new(file).read_until(b'\n', &mut line)?;
+    Ok(serde_json::from_slice(&line).map_err(io::Error::from)?)
+}
+
+fn read(id: MessageId, path: &Path) -> Result<(Held, Message), QuarantineError> {
+    let bytes = Bytes::from(fs::read(path).map_err(|error| unknown_if_absent(id, error))?);
+    let end = memchr::memchr(b'\n', &bytes).ok_or_else(|| damaged(id))?;
+    let entry: Entry = serde_json::from_slice(&bytes[..end]).map_err(io::Error::from)?;
+    Ok((entry.held, Message::new(bytes.slice(end + 1..))))
 }
 
 fn day_of(id: MessageId) -> u64 {
@@ -235,6 +268,16 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 
 fn remove_half_written(directory: &Path) -> io::Result<()> {
     names(directory)?.filter(|name| name.ends_with(".tmp")).try_for_each(|name| fs::remove_file(directory.join(name)))
+}
+
+/// What a crash left taken out.
+fn put_all_back(directory: &Path) -> io::Result<()> {
+    for name in names(directory)? {
+        if let Some(id) = name.strip_suffix(".releasing") {
+            fs::rename(directory.join(&name), directory.join(format!("{id}.held")))?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

@@ -140,6 +140,32 @@ async fn simultaneous_retries_leave_one_copy() {
 }
 
 #[tokio::test]
+async fn an_entry_is_taken_out_once_and_comes_back_or_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let quarantine = Quarantine::open(directory.path(), 14).unwrap();
+    let id = id_at(DAY_MS, 1);
+    assert!(quarantine.hold(held(id, "a"), message("\r\nx"), true).await.unwrap());
+    let takers: Vec<_> = (0..20)
+        .map(|_| {
+            let quarantine = quarantine.clone();
+            tokio::spawn(async move { quarantine.take(id).await.is_ok() })
+        })
+        .collect();
+    let mut taken = 0;
+    for taker in takers {
+        taken += usize::from(taker.await.unwrap());
+    }
+    assert_eq!((taken, quarantine.list(None, None, 9).await.unwrap().len()), (1, 0));
+    quarantine.put_back(id).await.unwrap();
+    assert_eq!(quarantine.take(id).await.unwrap().1, message("\r\nx"));
+    let quarantine = Quarantine::open(directory.path(), 14).unwrap();
+    assert_eq!(quarantine.take(id).await.unwrap().1, message("\r\nx"), "a crash in between");
+    quarantine.taken(id).await.unwrap();
+    assert!(matches!(quarantine.take(id).await, Err(QuarantineError::Unknown(_))));
+    assert_eq!(fs::read_dir(directory.path().join("once")).unwrap().count(), 0, "its marker went with it");
+}
+
+#[tokio::test]
 async fn expires_by_age_with_markers_and_directories() {
     let directory = tempfile::tempdir().unwrap();
     let quarantine = Quarantine::open(directory.path(), 14).unwrap();

@@ -155,3 +155,24 @@ fn accepted_quarantine_answers_250_and_delivers_nothing() {
     assert_eq!(delivered[0].header("Subject").as_deref(), Some("ham"));
     assert_eq!(node.json(&["quarantine", "list"]).as_array().unwrap().len(), 1);
 }
+
+#[test]
+fn many_releases_at_once_deliver_once() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    let mut client = node.login(ALICE);
+    for round in 1..=3 {
+        let subject = format!("win {round}");
+        assert_eq!(client.mail(ALICE, "bob@example.net", &letter(ALICE, "bob@example.net", &subject, GTUBE)).code, 550);
+        let id = node.json(&["quarantine", "list"])[0]["id"].as_str().unwrap().to_owned();
+        let released: usize = std::thread::scope(|scope| {
+            let release = || usize::from(node.cli(&["quarantine", "release", &id]).status.success());
+            let releases: Vec<_> = (0..8).map(|_| scope.spawn(release)).collect();
+            releases.into_iter().map(|release| release.join().unwrap()).sum()
+        });
+        assert_eq!(released, 1);
+        sink.wait(round);
+        assert!(node.json(&["quarantine", "list"]).as_array().unwrap().is_empty());
+    }
+    assert_eq!(sink.wait(3).len(), 3);
+}
