@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::quota::Quota;
 use super::{Held, QuarantineError};
+use crate::durable::create_directory;
 use crate::mail::{Message, MessageId};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -36,7 +37,7 @@ struct Entry {
 
 impl Store {
     pub(super) fn open(directory: &Path, keep_days: u64) -> Result<Self, QuarantineError> {
-        fs::create_dir_all(directory.join("once"))?;
+        create_directory(&directory.join("once"))?;
         let stripes = std::array::from_fn(|_| Mutex::new(()));
         let (directory, keep_ms) = (directory.to_owned(), keep_days.saturating_mul(DAY_MS));
         let store = Self { directory, keep_ms, stripes, quota: Mutex::default() };
@@ -80,10 +81,8 @@ impl Store {
 
     pub(super) fn hold(&self, held: &Held, message: &Message, once: Option<String>) -> Result<bool, QuarantineError> {
         let day = self.day_path(day_of(held.id));
-        if !day.exists() {
-            fs::create_dir_all(&day)?;
-            sync_directory(&self.directory)?;
-        }
+        // Each time: whoever made the directory just now may not have synced it yet.
+        create_directory(&day)?;
         let mut first = serde_json::to_vec(&Entry { held: held.clone(), once }).map_err(io::Error::from)?;
         first.push(b'\n');
         write_durably(&day, &format!("{}.held", held.id), &[&first, message.bytes()])?;
