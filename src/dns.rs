@@ -3,8 +3,12 @@
 //! "It does not exist" bounces mail, "nobody answered" keeps it: only an answer of NOERROR without records or NXDOMAIN
 //! counts as the former, everything else is a [`DnsError`]. Names are asked with their root dot, so that no search
 //! domain is appended, and every look-up has an outer time limit.
+//!
+//! Questions beyond a bound wait for their turn, which does not count against that limit: after a restart thousands of
+//! messages are due at once. Deliveries have a bound of their own, so that clients never wait behind them.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -14,10 +18,12 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError as NetDnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use tokio::sync::Semaphore;
 
 use crate::config::DnsConfig;
 
 const CACHE_ENTRIES_MAX: u64 = 65_536;
+const QUESTIONS_AT_ONCE_MAX: usize = 200;
 /// Exchangers of one domain that are looked at; hostile zones list hundreds.
 const EXCHANGERS_MAX: usize = 50;
 /// However long a zone asks us to remember.
@@ -31,6 +37,7 @@ const ATTEMPTS: u32 = 3;
 pub struct Dns {
     resolver: TokioResolver,
     timeout: Duration,
+    questions: Arc<Semaphore>,
 }
 
 /// Where mail for a domain goes (RFC 5321 section 5.1).
@@ -75,7 +82,13 @@ impl Dns {
             TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         };
         set_options(builder.options_mut(), timeout);
-        Ok(Self { resolver: builder.build().map_err(failed)?, timeout })
+        let questions = Arc::new(Semaphore::new(QUESTIONS_AT_ONCE_MAX));
+        Ok(Self { resolver: builder.build().map_err(failed)?, timeout, questions })
+    }
+
+    /// The same resolver and cache, whose questions do not wait behind those of `self`.
+    pub fn with_own_bound(&self) -> Self {
+        Self { questions: Arc::new(Semaphore::new(QUESTIONS_AT_ONCE_MAX)), ..self.clone() }
     }
 
     pub async fn exchangers(&self, domain: &str) -> Result<Exchangers, DnsError> {
@@ -129,6 +142,7 @@ impl Dns {
         let failed = || DnsError { name: name.to_owned() };
         // What no name of DNS can be does not exist.
         let Ok(absolute) = Name::from_ascii(format!("{}.", name.trim_end_matches('.'))) else { return Ok(None) };
+        let _turn = self.questions.acquire().await.map_err(|_| failed())?;
         let answer = tokio::time::timeout(self.timeout, self.resolver.lookup(absolute, kind)).await;
         match answer.map_err(|_| failed())? {
             Ok(answer) => Ok(Some(answer)),

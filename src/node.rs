@@ -32,6 +32,8 @@ const _: () = assert!(
     FAREWELL_TIMEOUT.as_secs() > 2 * PROPOSE_TIMEOUT.as_secs(),
     "a message whose judgement has begun is never cut off"
 );
+/// How long the notes on what a crash left open may take before the node begins without.
+const DECIDE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How soon a lost quorum closes the listeners, and a regained one opens them.
 const READINESS_INTERVAL: Duration = Duration::from_millis(200);
 /// How often what is too old leaves quarantine.
@@ -78,6 +80,14 @@ impl Node {
             tls,
             tasks,
         })
+    }
+
+    /// Resolves with the reason when the node cannot go on.
+    pub async fn failed(&self) -> String {
+        tokio::select! {
+            reason = self.line.cluster.failed() => reason,
+            reason = self.line.queue.failed() => reason,
+        }
     }
 
     /// Reads the certificate files again; on an error the old certificate stays.
@@ -129,11 +139,18 @@ async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> 
 /// Asks the replicated state what became of the messages that a crash caught between store and note.
 /// Afterwards nobody will ask for an admission of an earlier life again.
 async fn decide(cluster: &Cluster, queue: &Queue, undecided: Vec<Undecided>) {
-    for message in undecided {
+    let decided = |message: Undecided| {
         let admission = cluster.read(|state| state.admission(admission_id(message.admission)));
         let accepted = admission.is_some_and(|admission| admission.verdict == AdmissionVerdict::Accepted);
         tracing::info!(id = %message.id, accepted, "decided a message that a crash had left open");
-        queue.decide(message, accepted).await;
+        (message, accepted)
+    };
+    let decisions = undecided.into_iter().map(decided).collect();
+    // On a full disk the notes wait for room, and the admissions with them.
+    match tokio::time::timeout(DECIDE_TIMEOUT, queue.decide(decisions)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return tracing::error!(%error, "earlier admissions stay in memory"),
+        Err(_) => return tracing::warn!("earlier admissions stay in memory: the queue has no room for its notes"),
     }
     if let Some(epoch) = cluster.epoch().checked_sub(1)
         && let Err(error) = cluster.propose(Command::Settle { node: cluster.node_id(), epoch }).await

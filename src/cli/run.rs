@@ -75,7 +75,6 @@ async fn run(config: Config, end_with_stdin: bool) -> Outcome {
         started = Node::start(config) => started.map_err(|error| not_started(&error))?,
         () = signals.end() => return Ok(()),
     };
-    let cluster = node.line.cluster.clone();
     let mut parent_gone = std::pin::pin!(parent_gone(end_with_stdin));
     let failure = loop {
         tokio::select! {
@@ -84,7 +83,7 @@ async fn run(config: Config, end_with_stdin: bool) -> Outcome {
                 Caught::HangUp => reload(&node),
             },
             () = &mut parent_gone => break None,
-            reason = cluster.failed() => break Some(reason),
+            reason = node.failed() => break Some(reason),
         }
     };
     node.shutdown().await;

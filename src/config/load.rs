@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::document::{self, Document, nearest};
-use super::schema::{KEYS, Key, LISTENER};
+use super::schema::{KEYS, Key, LISTENER, names_in};
 use super::{Config, ListenerConfig};
 
 /// Every fault of a configuration, one line each: what, where, how to mend it.
@@ -47,24 +47,25 @@ pub fn parse(
     if faults.is_empty() { Ok(config) } else { Err(ConfigError(faults)) }
 }
 
-/// Variables that are not keys: the command line's, and what container platforms set for a service of this name.
-const NOT_KEYS: [&str; 3] = ["OUTGATE_SOCKET", "OUTGATE_OUTPUT", "OUTGATE_CONFIG"];
-const NOT_KEYS_PREFIXES: [&str; 2] = ["OUTGATE_PORT", "OUTGATE_SERVICE_"];
-
 fn overlay(document: &mut Document, environment: impl IntoIterator<Item = (String, String)>) {
     let keys: BTreeMap<String, &Key> =
         KEYS.iter().filter(|key| key.section != LISTENER).map(|key| (key.variable(), key)).collect();
     let mut variables: Vec<_> = environment.into_iter().filter(|(name, _)| name.starts_with("OUTGATE_")).collect();
     variables.sort();
     for (name, value) in variables {
-        if NOT_KEYS.contains(&name.as_str()) || NOT_KEYS_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
-            continue;
-        }
         match keys.get(&name) {
             Some(key) => document.set(key, &value),
-            None => document.faults.push(unknown_variable(&name, &keys)),
+            None if names_section(&name) => document.faults.push(unknown_variable(&name, &keys)),
+            None => {}
         }
     }
+}
+
+/// Whether it is `OUTGATE_SECTION_…`. Others are the command line's, or what container platforms set for a service of
+/// this name (`OUTGATE_PORT`, `OUTGATE_SERVICE_HOST`): they must not keep a node from starting.
+fn names_section(variable: &str) -> bool {
+    let rest = variable.strip_prefix("OUTGATE_").and_then(|rest| rest.split_once('_'));
+    rest.is_some_and(|(section, _)| names_in("").iter().any(|known| known.eq_ignore_ascii_case(section)))
 }
 
 fn unknown_variable(name: &str, keys: &BTreeMap<String, &Key>) -> String {

@@ -117,13 +117,22 @@ pub struct DeliveryConfig {
     pub port: u16,
     /// HELO name; the node's host name where empty.
     pub helo: String,
+    /// Lets mail go to loopback and link-local addresses that DNS or an address literal names; a relay or a route
+    /// may have one anyway.
+    pub local_addresses: bool,
     /// Local address of outgoing connections.
     pub source: Option<IpAddr>,
     pub connections_max: usize,
+    /// For one set of hosts and for one address, whatever names it has; never more than half of all.
     pub connections_per_host_max: usize,
     pub messages_per_connection_max: usize,
     pub connect_timeout_s: u64,
     pub reply_timeout_s: u64,
+    /// Seconds for a whole transaction up to its final dot, over all hosts that are tried.
+    pub transaction_timeout_s: u64,
+    /// Seconds to wait for the reply behind the final dot (RFC 5321 section 4.5.3.2.6): giving up earlier makes
+    /// duplicates.
+    pub final_reply_timeout_s: u64,
     /// Seconds that a connection is kept for the next message.
     pub idle_timeout_s: u64,
     pub retry: RetryConfig,
@@ -273,12 +282,15 @@ impl Default for DeliveryConfig {
             relay_auth: String::new(),
             port: 25,
             helo: String::new(),
+            local_addresses: false,
             source: None,
             connections_max: 500,
             connections_per_host_max: 20,
             messages_per_connection_max: 100,
             connect_timeout_s: 30,
             reply_timeout_s: 300,
+            transaction_timeout_s: 900,
+            final_reply_timeout_s: 600,
             idle_timeout_s: 5,
             retry: RetryConfig::default(),
         }

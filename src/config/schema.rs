@@ -23,6 +23,7 @@ pub(super) enum Kind {
         max: i64,
     },
     Factor,
+    Flag,
     Address,
     Addresses,
     Ip,
@@ -83,12 +84,15 @@ pub(super) const KEYS: &[Key] = &[
     key("delivery", "relay_auth", Kind::Credentials),
     key("delivery", "port", Kind::Integer { min: 1, max: 65_535 }),
     key("delivery", "helo", Kind::Hostname),
+    key("delivery", "local_addresses", Kind::Flag),
     key("delivery", "source", Kind::Ip),
     key("delivery", "connections_max", COUNT),
     key("delivery", "connections_per_host_max", COUNT),
     key("delivery", "messages_per_connection_max", COUNT),
     key("delivery", "connect_timeout_s", SECONDS),
     key("delivery", "reply_timeout_s", SECONDS),
+    key("delivery", "transaction_timeout_s", SECONDS),
+    key("delivery", "final_reply_timeout_s", SECONDS),
     key("delivery", "idle_timeout_s", SECONDS),
     key("delivery.retry", "interval_s", SECONDS),
     key("delivery.retry", "interval_for_s", SECONDS),
@@ -149,6 +153,7 @@ impl Kind {
             Self::Hostname => "a host name such as mx1.example.com".to_owned(),
             Self::Integer { min, max } => format!("a whole number, {min}…{max}"),
             Self::Factor => "a number, 1.0…100.0".to_owned(),
+            Self::Flag => "true or false".to_owned(),
             Self::Address => "address:port such as 0.0.0.0:587 or [::]:587".to_owned(),
             Self::Addresses => "a list of address:port such as [\"192.0.2.53:53\"]".to_owned(),
             Self::Ip => "an IP address such as 192.0.2.1".to_owned(),
@@ -167,6 +172,7 @@ impl Kind {
             (Self::Integer { min, max }, Value::Integer(number)) => (min..=max).contains(number),
             (Self::Factor, Value::Float(number)) => (1.0..=100.0).contains(number),
             (Self::Factor, Value::Integer(number)) => (1..=100).contains(number),
+            (Self::Flag, Value::Boolean(_)) => true,
             (Self::Address, Value::String(text)) => text.parse::<SocketAddr>().is_ok(),
             (Self::Ip, Value::String(text)) => text.parse::<IpAddr>().is_ok(),
             (Self::Choice(names), Value::String(text)) => names.contains(&text.as_str()),
@@ -192,6 +198,7 @@ impl Kind {
             | Self::Hostname
             | Self::Integer { .. }
             | Self::Factor
+            | Self::Flag
             | Self::Address
             | Self::Addresses
             | Self::Ip
@@ -207,6 +214,7 @@ impl Kind {
         match self {
             Self::Integer { .. } => text.trim().parse().map_or_else(|_| as_text(), Value::Integer),
             Self::Factor => text.trim().parse().map_or_else(|_| as_text(), Value::Float),
+            Self::Flag => text.trim().parse().map_or_else(|_| as_text(), Value::Boolean),
             Self::Addresses | Self::Networks => Value::Array(
                 text.split(',')
                     .map(str::trim)

@@ -31,6 +31,7 @@ fn every_fault_is_one_line_that_tells_where_and_how_to_mend_it() {
         ("[delivery]\nrelay = \"::1:25\"", &["delivery.relay", "host:port"]),
         ("[delivery]\nrelay_auth = \"a:b\"", &["outgate.toml:2", "delivery.relay_auth", "add delivery.relay"]),
         ("[delivery]\nsource = \"here\"", &["delivery.source", "IP address"]),
+        ("[delivery]\nlocal_addresses = \"yes\"", &["outgate.toml:2", "delivery.local_addresses", "true or false"]),
         ("[delivery.retry]\nfactor = 0.5", &["outgate.toml:2", "delivery.retry.factor", "1.0…"]),
         ("[dns]\nservers = [\"192.0.2.53\"]", &["dns.servers", "address:port"]),
         ("[dns]\ntimeout_s = 0", &["dns.timeout_s"]),
@@ -82,6 +83,7 @@ fn the_environment_stands_over_the_file() {
     let environment = [
         ("OUTGATE_NODE_DATA_DIR", "/elsewhere"),
         ("OUTGATE_DELIVERY_RETRY_FACTOR", "2"),
+        ("OUTGATE_DELIVERY_LOCAL_ADDRESSES", "true"),
         ("OUTGATE_SMTP_TRUSTED_NETWORKS", "192.0.2.0/24, 2001:db8::/32"),
         ("OUTGATE_SOCKET", "no key"),
         ("OUTGATE_PORT_587_TCP", "no key"),
@@ -92,7 +94,21 @@ fn the_environment_stands_over_the_file() {
     let config = parse(Path::new("outgate.toml"), text, environment).unwrap();
     assert_eq!(config.node.data_dir, PathBuf::from("/elsewhere"));
     assert!((config.delivery.retry.factor - 2.0).abs() < f64::EPSILON);
+    assert!(config.delivery.local_addresses);
     assert_eq!((config.delivery.retry.interval_s, config.smtp.trusted_networks.len()), (7, 2));
+}
+
+#[test]
+fn only_variables_of_a_section_can_be_wrong() {
+    let foreign =
+        ["OUTGATE_PORT", "OUTGATE_PORT_587_TCP_ADDR", "OUTGATE_SERVICE_HOST", "OUTGATE_SOCKET", "OUTGATE_X_Y"];
+    for name in foreign.into_iter().chain(["OUTGATE_", "OUTGATE_SMTP", "OUTGATE_SMTPX_Y", "OUTGATE__A"]) {
+        assert_eq!(faults_of("", &[(name, "tcp://10.0.0.1:587")]), Vec::<String>::new(), "{name}");
+    }
+    for name in ["OUTGATE_SMTP_PORT", "OUTGATE_DELIVERY_RETRY_X", "OUTGATE_LISTENER_ADDRESS", "OUTGATE_DNS_"] {
+        let faults = faults_of("", &[(name, "1")]);
+        assert!(faults.len() == 1 && faults[0].starts_with(name), "{name}: {faults:?}");
+    }
 }
 
 #[test]

@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::connection::{Broken, Connection, Stream};
+use super::seats::Seat;
 use super::{Answer, Host, Shared};
 use crate::smtp::client::{Extensions, ServerReply};
 
@@ -22,10 +25,12 @@ pub(super) struct Failure {
 }
 
 /// Whether STARTTLS is used where it is offered.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Encryption {
     IfOffered,
     Never,
+    /// Else there is no connection: a password goes over it.
+    Verified,
 }
 
 enum Refusal {
@@ -34,39 +39,54 @@ enum Refusal {
     Handshake(Failure),
 }
 
+impl Refusal {
+    fn into_failure(self) -> Failure {
+        match self {
+            Self::Failed(failure) | Self::Handshake(failure) => failure,
+        }
+    }
+}
+
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
 }
 
-/// A connection ready for MAIL. Falls back to clear text where a handshake fails.
-pub(super) async fn connect(
-    shared: &Shared,
-    host: &Host,
-    ip: IpAddr,
-    auth: Option<&(String, String)>,
-) -> Result<Connection, Failure> {
-    match open(shared, host, ip, auth, Encryption::IfOffered).await {
+/// Where to, and what it takes to get there.
+pub(super) struct Target<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) host: &'a Host,
+    pub(super) ip: IpAddr,
+    pub(super) auth: Option<&'a (String, String)>,
+    pub(super) deadline: Instant,
+    pub(super) seat: Arc<Seat>,
+}
+
+/// A connection ready for MAIL. Falls back to clear text where a handshake fails and no password is at stake.
+pub(super) async fn connect(target: &Target<'_>) -> Result<Connection, Failure> {
+    establish(target, encryption(target.auth.is_some(), target.ip)).await
+}
+
+async fn establish(target: &Target<'_>, encryption: Encryption) -> Result<Connection, Failure> {
+    match open(target, encryption).await {
         Ok(connection) => Ok(connection),
-        Err(Refusal::Failed(failure)) => Err(failure),
-        Err(Refusal::Handshake(failure)) => {
-            tracing::debug!(host = host.name, reply = failure.answer.reply, "goes on without TLS");
-            open(shared, host, ip, auth, Encryption::Never).await.map_err(|refusal| match refusal {
-                Refusal::Failed(failure) | Refusal::Handshake(failure) => failure,
-            })
+        Err(Refusal::Handshake(failure)) if encryption == Encryption::IfOffered => {
+            tracing::debug!(host = target.host.name, reply = failure.answer.reply, "goes on without TLS");
+            open(target, Encryption::Never).await.map_err(Refusal::into_failure)
         }
+        Err(refusal) => Err(refusal.into_failure()),
     }
 }
 
-async fn open(
-    shared: &Shared,
-    host: &Host,
-    ip: IpAddr,
-    auth: Option<&(String, String)>,
-    encryption: Encryption,
-) -> Result<Connection, Refusal> {
-    let stream = dial(shared, host, ip).await?;
+/// What goes to this machine itself is not overheard.
+fn encryption(logs_in: bool, ip: IpAddr) -> Encryption {
+    if logs_in && !ip.to_canonical().is_loopback() { Encryption::Verified } else { Encryption::IfOffered }
+}
+
+async fn open(target: &Target<'_>, encryption: Encryption) -> Result<Connection, Refusal> {
+    let &Target { shared, host, ip, auth, deadline, ref seat } = target;
+    let stream = dial(target).await?;
     let mut connection = Connection {
         stream: Stream::Plain(stream),
         host: host.name.clone(),
@@ -76,6 +96,9 @@ async fn open(
         messages: 0,
         needs_reset: false,
         reply_timeout: Duration::from_secs(shared.config.delivery.reply_timeout_s),
+        final_reply_timeout: Duration::from_secs(shared.config.delivery.final_reply_timeout_s),
+        deadline,
+        seat: Arc::clone(seat),
         buffer: Vec::new(),
     };
     let greeting = connection.reply().await.map_err(|broken| lost(&connection, &broken))?;
@@ -83,9 +106,17 @@ async fn open(
         return Err(refused(&connection, &greeting).into());
     }
     greet(&mut connection, &shared.helo).await?;
-    if connection.extensions.starttls && encryption == Encryption::IfOffered {
-        connection = encrypt(shared, connection).await?;
+    let tls = match encryption {
+        Encryption::Never => None,
+        Encryption::IfOffered => Some(Arc::clone(&shared.tls.opportunistic)),
+        Encryption::Verified => Some(shared.tls.verifying()),
+    };
+    if let Some(tls) = tls.filter(|_| connection.extensions.starttls) {
+        connection = encrypt(tls, connection).await?;
         greet(&mut connection, &shared.helo).await?;
+    } else if encryption == Encryption::Verified {
+        let answer = connection.failed("4.7.0", "the password is not sent without TLS");
+        return Err(Failure { permanent: false, answer }.into());
     }
     if let Some((user, password)) = auth {
         log_in(&mut connection, user, password).await?;
@@ -93,7 +124,8 @@ async fn open(
     Ok(connection)
 }
 
-async fn dial(shared: &Shared, host: &Host, ip: IpAddr) -> Result<TcpStream, Failure> {
+async fn dial(target: &Target<'_>) -> Result<TcpStream, Failure> {
+    let &Target { shared, host, ip, deadline, .. } = target;
     let delivery = &shared.config.delivery;
     let connect = async {
         let socket = if ip.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
@@ -109,7 +141,8 @@ async fn dial(shared: &Shared, host: &Host, ip: IpAddr) -> Result<TcpStream, Fai
         answer.address = Some(ip);
         Failure { permanent: false, answer }
     };
-    match tokio::time::timeout(Duration::from_secs(delivery.connect_timeout_s), connect).await {
+    let time_limit = deadline.min(Instant::now() + Duration::from_secs(delivery.connect_timeout_s));
+    match timeout_at(time_limit, connect).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(failed(&error.to_string())),
         Err(_) => Err(failed("no answer in time")),
@@ -131,7 +164,7 @@ async fn greet(connection: &mut Connection, helo: &str) -> Result<(), Failure> {
     if reply.is_positive() { Ok(()) } else { Err(refused(connection, &reply)) }
 }
 
-async fn encrypt(shared: &Shared, mut connection: Connection) -> Result<Connection, Refusal> {
+async fn encrypt(tls: Arc<ClientConfig>, mut connection: Connection) -> Result<Connection, Refusal> {
     let reply = connection.ask("STARTTLS\r\n").await.map_err(|broken| lost(&connection, &broken))?;
     if reply.code != 220 || !connection.is_in_step() {
         // Offered and refused, or something was slipped in behind the answer.
@@ -144,8 +177,9 @@ async fn encrypt(shared: &Shared, mut connection: Connection) -> Result<Connecti
         answer.address = Some(connection.address.ip());
         Refusal::Handshake(Failure { permanent: false, answer })
     };
-    let handshake = TlsConnector::from(Arc::clone(&shared.tls)).connect(name, stream);
-    let stream = match tokio::time::timeout(connection.reply_timeout, handshake).await {
+    let time_limit = connection.deadline.min(Instant::now() + connection.reply_timeout);
+    let handshake = TlsConnector::from(tls).connect(name, stream);
+    let stream = match timeout_at(time_limit, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(failed(&error.to_string())),
         Err(_) => return Err(failed("no answer in time")),
@@ -160,9 +194,6 @@ async fn encrypt(shared: &Shared, mut connection: Connection) -> Result<Connecti
 /// AUTH PLAIN (RFC 4616). A refused login is our mistake and no reason to bounce mail.
 async fn log_in(connection: &mut Connection, user: &str, password: &str) -> Result<(), Failure> {
     let failure = |answer: Answer| Failure { permanent: false, answer };
-    if connection.tls.is_none() && !connection.address.ip().is_loopback() {
-        return Err(failure(connection.failed("4.7.0", "the password is not sent without TLS")));
-    }
     if !connection.extensions.auth_plain {
         return Err(failure(connection.failed("4.7.0", "the server does not offer AUTH PLAIN")));
     }
@@ -178,4 +209,65 @@ fn lost(connection: &Connection, broken: &Broken) -> Failure {
 
 fn refused(connection: &Connection, reply: &ServerReply) -> Failure {
     Failure { permanent: reply.is_permanent(), answer: connection.answer(reply) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use rustls::RootCertStore;
+
+    use super::*;
+    use crate::config::DeliveryConfig;
+    use crate::delivery::sink::{Say, Sink, polite, reply};
+    use crate::delivery::tests::Bench;
+    use crate::delivery::tls::Tls;
+
+    #[test]
+    fn a_password_goes_to_a_proven_host_or_to_this_machine() {
+        let (far, near) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([127, 0, 0, 1]));
+        assert_eq!(encryption(true, far), Encryption::Verified);
+        assert_eq!(encryption(true, near), Encryption::IfOffered);
+        assert_eq!(encryption(false, far), Encryption::IfOffered);
+    }
+
+    /// What comes of a login at `name`, whose sink offers `offers`; whether the sink saw AUTH, its connections.
+    async fn log_in_at(name: &str, offers: &'static str, trusted: bool) -> (Result<(), String>, bool, usize) {
+        let sink = Sink::start(move |line, number| match line.get(..4).unwrap_or(line) {
+            "EHLO" => reply(offers),
+            "STAR" => Say::StartTls,
+            _ => polite(line, number),
+        })
+        .await;
+        let mut roots = RootCertStore::empty();
+        if trusted {
+            roots.add(sink.certificate.cert.der().clone()).unwrap();
+        }
+        let mut bench = Bench::new(DeliveryConfig::default()).await;
+        let shared = Arc::get_mut(&mut bench.shared).unwrap();
+        shared.tls = Tls::with_roots(roots);
+        let (host, auth) =
+            (Host { name: name.to_owned(), port: sink.address.port() }, Some(("me".into(), "pw".into())));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let ip = sink.address.ip();
+        let seat = Arc::new(shared.seats.take(ip).await);
+        let target = Target { shared, host: &host, ip, auth: auth.as_ref(), deadline, seat };
+        let result = establish(&target, Encryption::Verified).await;
+        let saw_auth = sink.reads.lock().unwrap().concat().iter().any(|line| line.starts_with("AUTH"));
+        let result = result.map(|connection| assert!(connection.tls.is_some()));
+        let told = result.map_err(|failure| {
+            assert!(!failure.permanent);
+            failure.answer.status
+        });
+        (told, saw_auth, sink.connections())
+    }
+
+    #[tokio::test]
+    async fn a_password_never_goes_to_a_host_that_proves_nothing() {
+        let (tls, clear) = ("250-sink\r\n250-STARTTLS\r\n250 AUTH PLAIN", "250-sink\r\n250 AUTH PLAIN");
+        assert_eq!(log_in_at("sink", tls, true).await, (Ok(()), true, 1));
+        assert_eq!(log_in_at("sink", tls, false).await, (Err("4.7.5".to_owned()), false, 1));
+        assert_eq!(log_in_at("other", tls, true).await, (Err("4.7.5".to_owned()), false, 1));
+        assert_eq!(log_in_at("sink", clear, true).await, (Err("4.7.0".to_owned()), false, 1));
+    }
 }

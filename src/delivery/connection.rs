@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::client::TlsStream;
 
 use super::Answer;
+use super::seats::Seat;
 use crate::smtp::client::{Extensions, ReplyError, ServerReply};
 
 const READ_BYTES: usize = 4096;
@@ -34,6 +36,10 @@ pub(super) struct Connection {
     /// The last transaction was left open.
     pub(super) needs_reset: bool,
     pub(super) reply_timeout: Duration,
+    pub(super) final_reply_timeout: Duration,
+    /// When the whole attempt must be over, however often the hop answers in time.
+    pub(super) deadline: Instant,
+    pub(super) seat: Arc<Seat>,
     pub(super) buffer: Vec<u8>,
 }
 
@@ -51,14 +57,24 @@ pub(super) enum Broken {
 
 impl Connection {
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+        let time_limit = self.time_limit();
         let write = async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
         };
-        tokio::time::timeout(self.reply_timeout, write).await.map_err(|_| Broken::Timeout)?.map_err(Broken::Io)
+        timeout_at(time_limit, write).await.map_err(|_| Broken::Timeout)?.map_err(Broken::Io)
     }
 
     pub(super) async fn reply(&mut self) -> Result<ServerReply, Broken> {
+        self.reply_until(self.time_limit()).await
+    }
+
+    /// Behind the final dot, when the hop may have taken the message: waits longer, and beyond the deadline.
+    pub(super) async fn final_reply(&mut self) -> Result<ServerReply, Broken> {
+        self.reply_until(Instant::now() + self.final_reply_timeout).await
+    }
+
+    async fn reply_until(&mut self, time_limit: Instant) -> Result<ServerReply, Broken> {
         if let Some(reply) = ServerReply::take(&mut self.buffer)? {
             return Ok(reply);
         }
@@ -74,7 +90,12 @@ impl Connection {
                 }
             }
         };
-        tokio::time::timeout(self.reply_timeout, read).await.map_err(|_| Broken::Timeout)?
+        timeout_at(time_limit, read).await.map_err(|_| Broken::Timeout)?
+    }
+
+    /// When the next step must be done.
+    pub(super) fn time_limit(&self) -> Instant {
+        self.deadline.min(Instant::now() + self.reply_timeout)
     }
 
     pub(super) async fn ask(&mut self, line: &str) -> Result<ServerReply, Broken> {

@@ -5,9 +5,14 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
+use super::seats::per_host_max;
 use super::worker::Worker;
-use super::{Job, NextHop, Shared};
+use super::{Answer, Fate, Job, NextHop, Shared};
+
+/// Jobs that may wait for one hop that strangers named, so that a slow one does not take all places of the queue.
+const WAITING_MAX: usize = 5_000;
 
 /// Number of a worker within its hop.
 pub(crate) type WorkerId = u64;
@@ -21,6 +26,8 @@ pub(crate) enum DeliveryMessage {
     /// The worker has waited long enough.
     Leaving(WorkerId),
     Gone(WorkerId),
+    /// After [`Shared::stop`]: what waits goes back, nobody waits for more.
+    Stop,
 }
 
 pub(crate) struct DeliveryState {
@@ -56,6 +63,7 @@ impl Actor for Delivery {
         match message {
             DeliveryMessage::Job(job) => state.take(job, &myself),
             DeliveryMessage::Idle(worker) => state.idle(worker),
+            DeliveryMessage::Stop => state.stop(),
             DeliveryMessage::Leaving(worker) => {
                 // Dropping the sender ends the worker; if it has got a job meanwhile it stays.
                 if let Some(at) = state.idle.iter().position(|&idle| idle == worker) {
@@ -76,10 +84,20 @@ impl Actor for Delivery {
 }
 
 impl DeliveryState {
+    fn stop(&mut self) {
+        self.waiting.drain(..).for_each(|job| job.finish(Vec::new()));
+        self.idle.clear();
+        // Without a sender a worker ends as soon as it has nothing to do.
+        self.workers.clear();
+    }
+
     fn take(&mut self, job: Box<Job>, myself: &ActorRef<DeliveryMessage>) {
+        if self.shared.is_stopping() {
+            return job.finish(Vec::new());
+        }
         let Some(job) = self.give_to_idle(job) else { return };
-        if self.workers.len() >= self.shared.config.delivery.connections_per_host_max.max(1) {
-            self.waiting.push_back(job);
+        if self.workers.len() >= per_host_max(&self.shared.config.delivery) {
+            self.wait(job);
             return;
         }
         let (sender, jobs) = mpsc::channel(1);
@@ -87,8 +105,18 @@ impl DeliveryState {
         self.next_worker += 1;
         self.workers.insert(id, sender);
         let (hop, shared) = (Arc::clone(&self.hop), Arc::clone(&self.shared));
-        let worker = Worker { id, hop, shared, actor: myself.clone(), kept: None };
+        let worker = Worker { id, hop, shared, actor: myself.clone(), kept: None, deadline: Instant::now() };
         tokio::spawn(worker.run(job, jobs));
+    }
+
+    fn wait(&mut self, job: Box<Job>) {
+        if self.waiting.len() < WAITING_MAX || self.hop.configured {
+            self.waiting.push_back(job);
+            return;
+        }
+        let answer = Answer::local("", "4.4.5", "too many messages wait for the next hop");
+        let outcomes = answer.for_all(&job.recipients, Fate::Deferred);
+        job.finish(outcomes);
     }
 
     /// The job comes back if nobody is idle.

@@ -2,7 +2,8 @@
 //! message.
 //!
 //! - A `Job` is one message and those of its recipients that go to one next hop. It is answered exactly once, with
-//!   one `Outcome` for each recipient, whatever happens: a job that is dropped defers its recipients.
+//!   one `Outcome` for each recipient, whatever happens: a job that is dropped defers its recipients. Only after
+//!   `Shared::stop` recipients may come back without one: they were not tried.
 //! - A reply decides only over what it answers. What a hop did not surely take is tried again, what it surely refused
 //!   bounces: deliveries are at-least-once. The one window for a duplicate is a connection cut behind the final dot.
 //! - A connection that was kept may have been closed by the other side: a failure before the body went out is then
@@ -14,6 +15,7 @@ mod connect;
 mod connection;
 mod failures;
 mod hop;
+mod seats;
 mod tls;
 mod transaction;
 mod worker;
@@ -22,7 +24,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::dns::Dns;
@@ -31,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::spool::Spool;
 use failures::Failures;
 pub(crate) use hop::{Delivery, DeliveryMessage};
+use seats::Seats;
 
 /// Recipients in one transaction (RFC 5321 section 4.5.3.1.8: every server takes 100).
 const RECIPIENTS_MAX: usize = 100;
@@ -43,11 +46,13 @@ pub(crate) struct Host {
     pub(crate) port: u16,
 }
 
-/// The key of a [`Delivery`]: hosts in order of name, and how to log in there.
+/// The key of a [`Delivery`]: hosts in order of name, how to log in there, and who named them.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct NextHop {
     pub(crate) hosts: Vec<Host>,
     pub(crate) auth: Option<(String, String)>,
+    /// Named by the operator, not by DNS or by who wrote the recipient's address: trusted.
+    pub(crate) configured: bool,
 }
 
 /// Takes what became of a job; must not block.
@@ -118,16 +123,36 @@ pub(crate) struct Shared {
     pub(crate) dns: Dns,
     pub(crate) spool: Spool,
     pub(crate) metrics: Arc<Metrics>,
-    tls: Arc<rustls::ClientConfig>,
-    connections: Arc<Semaphore>,
+    tls: tls::Tls,
+    seats: Seats,
     failures: Failures,
+    stopping: watch::Sender<bool>,
 }
 
 impl Shared {
     pub(crate) fn new(config: Arc<Config>, helo: String, dns: Dns, spool: Spool, metrics: Arc<Metrics>) -> Self {
-        let connections = Arc::new(Semaphore::new(config.delivery.connections_max.clamp(1, Semaphore::MAX_PERMITS)));
+        let seats = Seats::new(&config.delivery);
+        let dns = dns.with_own_bound();
         let failures = Failures::new(Duration::from_secs(config.delivery.retry.interval_s));
-        Self { tls: tls::client_config(), config, helo, dns, spool, metrics, connections, failures }
+        let stopping = watch::Sender::new(false);
+        Self { tls: tls::Tls::new(), config, helo, dns, spool, metrics, seats, failures, stopping }
+    }
+
+    /// From now on no message is begun to be sent; one whose text is on its way already is finished. What was not
+    /// begun comes back without an outcome.
+    pub(crate) fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    async fn stopped(&self) {
+        // Fails only without a sender, and we hold one.
+        if self.stopping.subscribe().wait_for(|&stopping| stopping).await.is_err() {
+            tracing::debug!("nobody can stop the deliveries any more");
+        }
     }
 
     /// Whether an address is one of our own listeners: delivering there would be a loop.
@@ -182,3 +207,5 @@ impl Answer {
 
 #[cfg(test)]
 pub(crate) mod sink;
+#[cfg(test)]
+pub(crate) mod tests;

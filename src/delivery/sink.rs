@@ -15,6 +15,8 @@ pub(crate) enum Say {
     Reply(String),
     ReplyAndClose(String),
     Close,
+    /// The same as `Reply`, after a while.
+    Late(Duration, String),
     /// Nothing, until the client gives up.
     Silence,
     /// 220, then TLS with a fresh self-signed certificate.
@@ -41,6 +43,8 @@ pub(crate) struct Sink {
     pub(crate) connections: Arc<AtomicUsize>,
     /// Verb lines that came in one read.
     pub(crate) reads: Arc<Mutex<Vec<Vec<String>>>>,
+    /// For the name `sink`.
+    pub(crate) certificate: Arc<Certificate>,
 }
 
 pub(crate) fn reply(text: &str) -> Say {
@@ -60,12 +64,17 @@ pub(crate) fn polite(line: &str, _connection: usize) -> Say {
 
 impl Sink {
     pub(crate) async fn start(behaviour: impl Fn(&str, usize) -> Say + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1", behaviour).await
+    }
+
+    pub(crate) async fn start_at(ip: &str, behaviour: impl Fn(&str, usize) -> Say + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let sink = Self {
             address: listener.local_addr().unwrap(),
             taken: Arc::default(),
             connections: Arc::default(),
             reads: Arc::default(),
+            certificate: Arc::new(certificate()),
         };
         let (of_task, behaviour): (Self, Behaviour) = (sink.clone(), Arc::new(behaviour));
         tokio::spawn(async move {
@@ -75,7 +84,7 @@ impl Sink {
                 tokio::spawn(async move {
                     let session = Session { sink, behaviour, number, buffer: Vec::new(), tls: false };
                     if let Some((stream, session)) = session.run(stream, true).await {
-                        let stream = acceptor().accept(stream).await.unwrap();
+                        let Ok(stream) = acceptor(&session.sink.certificate).accept(stream).await else { return };
                         session.run(stream, false).await;
                     }
                 });
@@ -109,8 +118,13 @@ pub(crate) async fn until(condition: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the condition holds in time");
 }
 
-fn acceptor() -> tokio_rustls::TlsAcceptor {
-    let made = rcgen::generate_simple_self_signed(vec!["sink".to_owned()]).unwrap();
+type Certificate = rcgen::CertifiedKey<rcgen::KeyPair>;
+
+fn certificate() -> Certificate {
+    rcgen::generate_simple_self_signed(vec!["sink".to_owned()]).unwrap()
+}
+
+fn acceptor(made: &Certificate) -> tokio_rustls::TlsAcceptor {
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
@@ -175,6 +189,10 @@ impl Session {
     async fn do_say<S: AsyncRead + AsyncWrite + Unpin>(&mut self, stream: &mut S, said: Say) -> bool {
         match said {
             Say::Reply(text) => stream.write_all(text.as_bytes()).await.is_ok(),
+            Say::Late(pause, text) => {
+                tokio::time::sleep(pause).await;
+                stream.write_all(text.as_bytes()).await.is_ok()
+            }
             Say::ReplyAndClose(text) => {
                 stream.write_all(text.as_bytes()).await.ok();
                 false

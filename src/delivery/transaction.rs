@@ -1,5 +1,7 @@
 //! One mail transaction over a connection: MAIL, RCPT, DATA, body, and what each reply means for whom.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::connect::Failure;
 use super::connection::{Broken, Connection};
 use super::{Answer, Fate, Outcome};
@@ -17,6 +19,8 @@ pub(super) struct Parcel<'a> {
     pub(super) header_section: &'a [u8],
     pub(super) size: usize,
     pub(super) body: CleanBody<'a>,
+    /// Set when the body is begun.
+    pub(super) begun: &'a AtomicBool,
 }
 
 pub(super) enum Ended {
@@ -135,6 +139,7 @@ async fn converse(connection: &mut Connection, parcel: &Parcel<'_>) -> Result<En
         outcomes.extend(connection.answer(&data).for_all(&taken, fate));
         return Ok(Ended::Done { outcomes, reusable: fate == Fate::Bounced });
     }
+    parcel.begun.store(true, Ordering::Relaxed);
     let (last, reusable) = send_body(connection, parcel.body, &taken).await;
     outcomes.extend(last);
     Ok(Ended::Done { outcomes, reusable })
@@ -157,7 +162,7 @@ async fn send_body(connection: &mut Connection, body: CleanBody<'_>, taken: &[us
             return (answer.for_all(taken, Fate::Deferred), false);
         }
     }
-    let reply = match connection.reply().await {
+    let reply = match connection.final_reply().await {
         Ok(reply) => reply,
         Err(broken) => {
             let answer = connection.failed("4.4.2", &format!("after the end of the message: {broken}"));

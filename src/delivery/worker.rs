@@ -1,15 +1,18 @@
 //! The owner of one connection to a next hop: takes jobs one by one until none comes for a while.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ractor::ActorRef;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::connect::{self, Failure};
+use super::connect::{self, Failure, Target};
 use super::connection::Connection;
 use super::hop::{DeliveryMessage, WorkerId};
+use super::seats::Seat;
 use super::transaction::{self, Ended, Parcel};
 use super::{Answer, Fate, Host, Job, NextHop, Outcome, RECIPIENTS_MAX, Shared};
 use crate::mail::Message;
@@ -24,6 +27,8 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) actor: ActorRef<DeliveryMessage>,
     pub(super) kept: Option<Connection>,
+    /// When the transaction under way must be over.
+    pub(super) deadline: Instant,
 }
 
 /// Tells the actor that the worker is gone, even if it panics.
@@ -35,8 +40,6 @@ impl Drop for Worker {
 
 impl Worker {
     pub(super) async fn run(mut self, first: Box<Job>, mut jobs: mpsc::Receiver<Box<Job>>) {
-        let connections = Arc::clone(&self.shared.connections);
-        let Ok(_permit) = connections.acquire_owned().await else { return };
         let idle = Duration::from_secs(self.shared.config.delivery.idle_timeout_s);
         let mut job = first;
         loop {
@@ -82,15 +85,28 @@ impl Worker {
             }
         };
         let mut outcomes = Vec::with_capacity(job.recipients.len());
+        let patience = Duration::from_secs(self.shared.config.delivery.transaction_timeout_s);
         for recipients in job.recipients.chunks(RECIPIENTS_MAX) {
+            if !outcomes.is_empty() && self.is_late() {
+                let answer = Answer::local("", "4.4.7", "the hop was too slow with the message's other recipients");
+                outcomes.extend(answer.for_all(recipients, Fate::Deferred));
+                continue;
+            }
+            self.deadline = Instant::now() + patience;
             let parcel = Parcel {
                 envelope: &job.envelope,
                 recipients,
                 header_section: message.header_section(),
                 size: message.size(),
                 body,
+                begun: &AtomicBool::new(false),
             };
-            outcomes.extend(self.send(job, &parcel).await);
+            let shared = Arc::clone(&self.shared);
+            tokio::select! {
+                biased;
+                () = stopped_before(&shared, parcel.begun) => {}
+                sent = self.send(job, &parcel) => outcomes.extend(sent),
+            }
         }
         outcomes
     }
@@ -110,10 +126,15 @@ impl Worker {
         }
     }
 
+    fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
     /// Over the kept connection, else over fresh ones until a hop has answered for good.
     async fn send(&mut self, job: &Job, parcel: &Parcel<'_>) -> Vec<Outcome> {
-        if let Some(connection) = self.kept.take() {
+        if let Some(mut connection) = self.kept.take() {
             self.count("reused");
+            connection.deadline = self.deadline;
             if let Ok(outcomes) = self.transact(connection, parcel).await {
                 return outcomes;
             }
@@ -122,7 +143,7 @@ impl Worker {
         let mut tried = 0;
         for host in job.hosts.iter() {
             for address in self.addresses(host, &mut failure).await {
-                if tried == ADDRESSES_MAX {
+                if tried == ADDRESSES_MAX || (tried > 0 && self.is_late()) {
                     break;
                 }
                 tried += 1;
@@ -140,13 +161,18 @@ impl Worker {
     }
 
     async fn addresses(&self, host: &Host, failure: &mut Option<Failure>) -> Vec<SocketAddr> {
-        let found = self.shared.dns.addresses(&host.name).await;
-        let problem = match &found {
-            Ok(found) if found.is_empty() => Answer::local(&host.name, "4.4.4", "the host has no address"),
-            Ok(_) => return found.into_iter().flatten().map(|ip| SocketAddr::new(ip, host.port)).collect(),
-            Err(error) => Answer::local(&host.name, "4.4.3", &error.to_string()),
+        let (permanent, answer) = match self.shared.dns.addresses(&host.name).await {
+            Ok(found) if found.is_empty() => (false, Answer::local(&host.name, "4.4.4", "the host has no address")),
+            Ok(mut found) => {
+                found.retain(|&ip| self.hop.configured || self.shared.config.delivery.local_addresses || !is_local(ip));
+                if !found.is_empty() {
+                    return found.into_iter().map(|ip| SocketAddr::new(ip, host.port)).collect();
+                }
+                (true, Answer::local(&host.name, "5.4.4", "the host has a local address only, where no mail goes"))
+            }
+            Err(error) => (false, Answer::local(&host.name, "4.4.3", &error.to_string())),
         };
-        *failure = Some(worse(failure.take(), Failure { permanent: false, answer: problem }));
+        *failure = Some(worse(failure.take(), Failure { permanent, answer }));
         Vec::new()
     }
 
@@ -161,10 +187,14 @@ impl Worker {
             let answer = Answer::local(&host.name, "5.4.6", "mail loops back to this host");
             return Err(Failure { permanent: true, answer });
         }
+        let seat = self.seat(address).await;
+        // After the wait, in which others may have found out.
         if let Some(answer) = self.shared.failures.recent(address).filter(|_| !job.force) {
             return Err(Failure { permanent: false, answer });
         }
-        match Box::pin(connect::connect(&self.shared, host, address.ip(), self.hop.auth.as_ref())).await {
+        let (shared, auth, deadline) = (&*self.shared, self.hop.auth.as_ref(), self.deadline);
+        let target = Target { shared, host, ip: address.ip(), auth, deadline, seat };
+        match Box::pin(connect::connect(&target)).await {
             Ok(connection) => {
                 self.count("opened");
                 self.shared.failures.clear(address);
@@ -180,11 +210,20 @@ impl Worker {
         }
     }
 
-    /// Keeps the connection if it may be used again.
+    /// Waiting for a seat is not the hop's fault and does not count against the deadline.
+    async fn seat(&mut self, address: SocketAddr) -> Arc<Seat> {
+        let begun = Instant::now();
+        let seat = self.shared.seats.take(address.ip()).await;
+        self.deadline += begun.elapsed();
+        Arc::new(seat)
+    }
+
+    /// Keeps the connection if it may be used again and nobody waits for its seat.
     async fn transact(&mut self, mut connection: Connection, parcel: &Parcel<'_>) -> Result<Vec<Outcome>, Failure> {
         match transaction::run(&mut connection, parcel).await {
             Ended::Done { outcomes, reusable } => {
-                if reusable && connection.messages < self.shared.config.delivery.messages_per_connection_max {
+                let messages_max = self.shared.config.delivery.messages_per_connection_max;
+                if reusable && connection.messages < messages_max && !connection.seat.is_wanted() {
                     self.kept = Some(connection);
                 } else if reusable {
                     connection.quit().await;
@@ -200,10 +239,46 @@ impl Worker {
     }
 }
 
+/// This machine itself or its link: whoever may send must not reach services there.
+fn is_local(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.is_loopback() || v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unspecified() || v6.is_loopback() || v6.is_unicast_link_local(),
+    }
+}
+
+/// Resolves at the stop unless the text of the message is on its way by then: only its reply tells who has it.
+async fn stopped_before(shared: &Shared, begun: &AtomicBool) {
+    shared.stopped().await;
+    if begun.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Mail bounces only if every host refuses it: a temporary failure outweighs.
 fn worse(first: Option<Failure>, second: Failure) -> Failure {
     match first {
         Some(first) if !first.permanent && second.permanent => first,
         Some(_) | None => second,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn local_addresses_are_known_in_every_form() {
+        for ip in ["127.0.0.1", "127.9.9.9", "0.0.0.0", "0.1.2.3", "169.254.169.254", "255.255.255.255", "::", "::1"] {
+            assert!(is_local(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in ["fe80::1", "::ffff:127.0.0.1", "::ffff:169.254.1.1", "::ffff:0.0.0.0"] {
+            assert!(is_local(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in ["192.0.2.1", "10.0.0.1", "128.0.0.1", "2001:db8::1", "fd00::1", "::ffff:192.0.2.1"] {
+            assert!(!is_local(ip.parse().unwrap()), "{ip}");
+        }
     }
 }

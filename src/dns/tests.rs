@@ -98,3 +98,48 @@ async fn addresses_follow_aliases_and_one_family_is_enough() {
     assert_eq!(dns.addresses("192.0.2.1").await, Ok(vec![IpAddr::from([192, 0, 2, 1])]));
     assert!(dns.addresses("servfail.test").await.is_err());
 }
+
+#[tokio::test]
+async fn so_many_questions_are_asked_at_once_and_no_more() {
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let servers = vec![server.local_addr().unwrap()];
+    let dns = Dns::new(&DnsConfig { servers, timeout_s: 60 }).unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..QUESTIONS_AT_ONCE_MAX + 1 {
+        let dns = dns.clone();
+        tasks.spawn(async move { dns.mail_exchangers(&format!("n{number}.test")).await });
+    }
+    let mut bytes = [0; 1500];
+    let mut asked = std::collections::BTreeMap::new();
+    while asked.len() < QUESTIONS_AT_ONCE_MAX {
+        let (length, client) = server.recv_from(&mut bytes).await.unwrap();
+        let query = Message::from_vec(&bytes[..length]).unwrap();
+        asked.insert(query.queries[0].name().to_ascii(), (query, client));
+    }
+    // One is left over, which waits for a turn; who has a bound of his own does not.
+    assert_eq!((dns.questions.available_permits(), tasks.len()), (0, QUESTIONS_AT_ONCE_MAX + 1));
+    let apart = dns.with_own_bound();
+    tokio::spawn(async move { apart.mail_exchangers("apart.test").await });
+    let next = |asked: std::collections::BTreeSet<String>| {
+        let server = &server;
+        async move {
+            let mut bytes = [0; 1500];
+            loop {
+                let (length, _) = server.recv_from(&mut bytes).await.unwrap();
+                let name = Message::from_vec(&bytes[..length]).unwrap().queries[0].name().to_ascii();
+                if !asked.contains(&name) {
+                    return name;
+                }
+            }
+        }
+    };
+    let names: std::collections::BTreeSet<String> = asked.keys().cloned().collect();
+    assert_eq!(next(names.clone()).await, "apart.test.");
+    let (mut answer, client) = asked.into_values().next().unwrap();
+    answer.metadata.message_type = MessageType::Response;
+    answer.metadata.response_code = ResponseCode::NXDomain;
+    server.send_to(&answer.to_vec().unwrap(), client).await.unwrap();
+    assert!(matches!(tasks.join_next().await, Some(Ok(Ok(_)))));
+    let known = names.into_iter().chain(["apart.test.".to_owned()]).collect();
+    assert!(next(known).await.starts_with('n'));
+}

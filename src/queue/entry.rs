@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bincode::Options;
 use serde::{Deserialize, Serialize};
 
+use super::operate::Done;
 use super::{AdmissionTag, NewMessage, QueueEntry, QueueRecipient};
 use crate::delivery::{Answer, Fate};
 use crate::mail::{Envelope, Message, MessageId};
@@ -88,6 +89,10 @@ pub(crate) struct Entry {
     pub(crate) round: Vec<(usize, Fate, Answer)>,
     /// Successes of this round that the sender asked to hear of.
     pub(crate) relayed: Vec<(usize, Answer)>,
+    /// Some recipients were not really tried in this round: the node stops, or the hop takes a few at a time.
+    pub(crate) untried: bool,
+    /// The administrator who removes it waits for this.
+    pub(crate) removal: Option<Done>,
 }
 
 fn codec() -> impl Options {
@@ -131,6 +136,8 @@ impl Entry {
             under_way: 0,
             round: Vec::new(),
             relayed: Vec::new(),
+            untried: false,
+            removal: None,
         }
     }
 
@@ -174,6 +181,7 @@ impl Entry {
             message: None,
             round: Vec::new(),
             relayed: Vec::new(),
+            removal: None,
             ..*self
         }
     }

@@ -35,8 +35,8 @@ use entry::Entry;
 use operate::Operation;
 use owner::{Owner, QueueMessage, send};
 
-/// How long running attempts get at shutdown.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How long messages whose text is on its way get at shutdown: a hop may take it and we would not know.
+const DRAIN_MAX: Duration = Duration::from_secs(60);
 
 /// The queue's handle. Cheap to clone.
 #[derive(Clone)]
@@ -47,6 +47,7 @@ pub struct Queue {
 struct Inner {
     spool: Spool,
     owner: ActorRef<QueueMessage>,
+    supervisor: tokio::task::AbortHandle,
     on_settled: OnSettled,
     undecided: Mutex<HashMap<MessageId, Entry>>,
 }
@@ -210,24 +211,44 @@ impl Queue {
         let helo = if config.delivery.helo.is_empty() { hostname.clone() } else { config.delivery.helo.clone() };
         let relay = relay(&config.delivery);
         let delivery = Arc::new(crate::delivery::Shared::new(config, helo, dns, spool.clone(), metrics));
+        let delivery_of_task = Arc::clone(&delivery);
         let parts = owner::Parts { delivery, hostname, maillog, find_route, relay, entries };
         let spawned = Actor::spawn(None, Owner, parts).await;
         let failed = |error| SpoolError::Io(directory.to_owned(), std::io::Error::other(error));
-        let (owner, _) = spawned.map_err(failed)?;
+        let (owner, ended) = spawned.map_err(failed)?;
+        let supervisor = tokio::spawn(supervise(spool.clone(), ended, delivery_of_task)).abort_handle();
         owner.send_interval(owner::TICK, || QueueMessage::Tick);
         let undecided_entries = Mutex::new(waiting.into_iter().map(|entry| (entry.id, entry)).collect());
-        let inner = Inner { spool, owner, on_settled, undecided: undecided_entries };
+        let inner = Inner { spool, owner, supervisor, on_settled, undecided: undecided_entries };
         Ok((Self { inner: Arc::new(inner) }, undecided))
     }
 
-    /// Decides what a crash left undecided: true = deliver it, false = it never was accepted.
-    /// What never is decided comes back with the next [`Queue::open`].
-    pub async fn decide(&self, undecided: Undecided, accepted: bool) {
-        let mut waiting = self.inner.undecided.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = waiting.remove(&undecided.id) else { return };
-        drop(waiting);
-        let stored = self.stored(entry);
-        if accepted { self.deliver(stored) } else { self.discard(stored) }
+    /// Decides what a crash left undecided: true = deliver it, false = it never was accepted. Returns when all of it is
+    /// on disk. What never is decided comes back with the next [`Queue::open`].
+    pub async fn decide(&self, decisions: Vec<(Undecided, bool)>) -> Result<(), SpoolError> {
+        let noted: Vec<_> = decisions.into_iter().filter_map(|(of, accepted)| self.decide_one(&of, accepted)).collect();
+        for one in noted {
+            one.await.map_err(|_| SpoolError::Stopped)?;
+        }
+        Ok(())
+    }
+
+    /// Answered when the decision is on disk.
+    fn decide_one(&self, undecided: &Undecided, accepted: bool) -> Option<oneshot::Receiver<()>> {
+        let entry = self.inner.undecided.lock().unwrap_or_else(PoisonError::into_inner).remove(&undecided.id)?;
+        let (reply, noted) = oneshot::channel();
+        let settled = settled(&entry, &self.inner.on_settled);
+        let then: crate::spool::Then = Box::new(move || {
+            settled.into_iter().for_each(|settled| settled());
+            owner::answer(reply, ());
+        });
+        if accepted {
+            self.inner.spool.accept(entry.id, Some(then));
+            send(&self.inner.owner, QueueMessage::Add(Box::new(entry)));
+        } else {
+            self.inner.spool.done(entry.id, Some(then));
+        }
+        Some(noted)
     }
 
     /// Begins deliveries.
@@ -313,15 +334,33 @@ impl Queue {
         self.inner.spool.has_room()
     }
 
-    /// Lets running attempts finish for a moment, writes the index and stops.
+    /// Resolves with the reason when spool or schedule have broken: nothing more can be kept or noted. `has_room` is
+    /// false and no delivery begins from then on.
+    pub async fn failed(&self) -> String {
+        self.inner.spool.failed().await
+    }
+
+    /// Lets messages that are on their way arrive, for at most a minute, writes the index and stops.
     pub async fn shutdown(&self) {
-        let drained = tokio::time::timeout(DRAIN_MAX, self.ask(QueueMessage::Stop)).await;
+        // After a failure there is nothing to wait for: what comes of an attempt cannot be noted.
+        let drain_max = if self.inner.spool.has_failed() { Duration::ZERO } else { DRAIN_MAX };
+        let drained = tokio::time::timeout(drain_max, self.ask(QueueMessage::Stop)).await;
         if drained.is_err() {
-            tracing::info!("attempts that are still under way are repeated after the next start");
+            tracing::warn!("attempts that are still under way are repeated after the next start");
         }
+        self.inner.supervisor.abort();
         self.inner.owner.stop(None);
         self.inner.spool.shutdown().await;
     }
+}
+
+/// Without its owner or its spool the queue must not look as if it worked.
+async fn supervise(spool: Spool, owner: ractor::concurrency::JoinHandle<()>, delivery: Arc<crate::delivery::Shared>) {
+    tokio::select! {
+        reason = spool.failed() => tracing::debug!(reason, "no delivery begins any more"),
+        _ = owner => spool.fail("the queue's actor has ended"),
+    }
+    delivery.stop();
 }
 
 /// (to deliver, to decide)

@@ -2,12 +2,17 @@
 
 use std::ops::Bound;
 
+use tokio::sync::oneshot;
+
 use super::entry::{Action, Reported};
-use super::owner::OwnerState;
+use super::owner::{OwnerState, answer};
 use super::{QueueEntry, QueueError, now_ms};
 use crate::delivery::Answer;
 use crate::mail::MessageId;
 use crate::maillog::Status;
+
+/// Told when it is done; of a removal when that is on disk.
+pub(crate) type Done = oneshot::Sender<Result<(), QueueError>>;
 
 /// What an operator may do to one message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,26 +29,30 @@ impl OwnerState {
         self.entries.range((from, Bound::Unbounded)).take(count).map(|(_, entry)| entry.show()).collect()
     }
 
-    pub(super) async fn operate(&mut self, id: MessageId, operation: Operation) -> Result<(), QueueError> {
-        let entry = self.entries.get_mut(&id).ok_or(QueueError::Unknown(id))?;
+    pub(super) async fn operate(&mut self, id: MessageId, operation: Operation, reply: Done) {
+        let Some(entry) = self.entries.get_mut(&id) else { return answer(reply, Err(QueueError::Unknown(id))) };
         if entry.under_way > 0 {
-            return Err(QueueError::Busy(id));
+            return answer(reply, Err(QueueError::Busy(id)));
         }
         match operation {
             // A frozen message is tried once and stays frozen.
-            Operation::Retry if !self.started => return Err(QueueError::Busy(id)),
+            Operation::Retry if !self.started => return answer(reply, Err(QueueError::Busy(id))),
             Operation::Retry => {
                 self.due.remove(&(entry.progress.next_attempt_ms, id));
                 self.attempt(id, true).await;
             }
             Operation::Freeze => self.set_frozen(id, true, "frozen by an administrator"),
+            Operation::Thaw if !entry.progress.frozen => {}
             Operation::Thaw => {
                 entry.progress.next_attempt_ms = now_ms();
                 self.set_frozen(id, false, "thawed by an administrator");
             }
-            Operation::Remove { notify } => self.remove(id, notify),
+            Operation::Remove { notify } => {
+                entry.removal = Some(reply);
+                return self.remove(id, notify);
+            }
         }
-        Ok(())
+        answer(reply, Ok(()));
     }
 
     pub(super) fn set_frozen(&mut self, id: MessageId, frozen: bool, why: &str) {

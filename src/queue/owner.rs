@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr};
 use tokio::sync::oneshot;
 
 use super::entry::{Entry, Reported};
-use super::operate::Operation;
+use super::operate::{Done, Operation};
 use super::plan::{self, Leg, Plan};
 use super::{FindRoute, QueueEntry, QueueError, Route, now_ms};
 use crate::delivery::{self, Delivery, DeliveryMessage, Finished, Host, Job, NextHop};
@@ -59,9 +59,9 @@ pub(crate) enum QueueMessage {
     Operate {
         id: MessageId,
         operation: Operation,
-        reply: oneshot::Sender<Result<(), QueueError>>,
+        reply: Done,
     },
-    /// Nothing new begins; answered when nothing is under way.
+    /// Nothing new begins, what has not begun comes back; answered when nothing is under way.
     Stop(oneshot::Sender<()>),
 }
 
@@ -145,8 +145,8 @@ impl Actor for Owner {
             QueueMessage::Show { id, reply } => {
                 answer(reply, state.entries.get(&id).map(Entry::show).ok_or(QueueError::Unknown(id)));
             }
-            QueueMessage::Operate { id, operation, reply } => answer(reply, state.operate(id, operation).await),
-            QueueMessage::Stop(reply) => state.stopping.push(reply),
+            QueueMessage::Operate { id, operation, reply } => state.operate(id, operation, reply).await,
+            QueueMessage::Stop(reply) => state.stop(reply),
         }
         state.go_on().await;
         Ok(())
@@ -159,14 +159,50 @@ pub(crate) fn send(actor: &ActorRef<QueueMessage>, message: QueueMessage) {
     }
 }
 
-fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+/// Starts the hop's actor if there is none, or anew if it has died. A job that cannot be handed out is dropped, which
+/// defers it.
+async fn hand_to(
+    hops: &mut HashMap<Arc<NextHop>, Hop>,
+    delivery: &Arc<delivery::Shared>,
+    key: Arc<NextHop>,
+    job: Box<Job>,
+) {
+    let mut job = DeliveryMessage::Job(job);
+    if let Some(hop) = hops.get_mut(&key) {
+        match hop.actor.cast(job) {
+            Ok(()) => {
+                hop.under_way += 1;
+                hop.idle_ticks = 0;
+                return;
+            }
+            Err(MessagingErr::SendErr(back)) => job = back,
+            Err(MessagingErr::ChannelClosed | MessagingErr::InvalidActorType) => return,
+        }
+        tracing::error!(hosts = ?key.hosts, "a delivery has ended before its time and is started again");
+        hops.remove(&key);
+    }
+    match Actor::spawn(None, Delivery, (Arc::clone(&key), Arc::clone(delivery))).await {
+        Ok((actor, _)) if actor.cast(job).is_ok() => {
+            hops.insert(key, Hop { actor, under_way: 1, idle_ticks: 0 });
+        }
+        Ok(_) => tracing::error!("a delivery has ended at once"),
+        Err(error) => tracing::error!(%error, "cannot start a delivery"),
+    }
+}
+
+pub(super) fn answer<T>(reply: oneshot::Sender<T>, value: T) {
     if reply.send(value).is_err() {
         tracing::debug!("nobody waited for the queue's answer");
     }
 }
 
 impl OwnerState {
+    /// A message that is known already stays as it is: it goes out once.
     pub(super) fn add(&mut self, mut entry: Entry) {
+        if self.entries.contains_key(&entry.id) {
+            tracing::warn!(id = %entry.id, "a message came twice and is queued once");
+            return;
+        }
         self.delivery.metrics.queue_messages.inc();
         if entry.progress.frozen {
             self.delivery.metrics.queue_frozen.inc();
@@ -183,7 +219,7 @@ impl OwnerState {
 
     /// Begins what is due; ends when asked to and nothing is under way.
     async fn go_on(&mut self) {
-        if !self.stopping.is_empty() {
+        if self.delivery.is_stopping() {
             if self.under_way == 0 {
                 self.stopping.drain(..).for_each(|reply| answer(reply, ()));
             }
@@ -200,8 +236,21 @@ impl OwnerState {
         }
     }
 
+    fn stop(&mut self, reply: oneshot::Sender<()>) {
+        self.stopping.push(reply);
+        self.delivery.stop();
+        for hop in self.hops.values() {
+            if hop.actor.cast(DeliveryMessage::Stop).is_err() {
+                tracing::debug!("a delivery has ended before");
+            }
+        }
+    }
+
     pub(super) async fn attempt(&mut self, id: MessageId, force: bool) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
+        if entry.under_way > 0 || (entry.progress.frozen && !force) {
+            return;
+        }
         entry.progress.attempts += 1;
         entry.under_way = 1;
         self.under_way += 1;
@@ -257,23 +306,8 @@ impl OwnerState {
         self.came_back(id);
     }
 
-    /// A job that cannot be handed out is dropped, which defers it.
     async fn hand_out(&mut self, key: Arc<NextHop>, job: Box<Job>) {
-        if !self.hops.contains_key(&key) {
-            let arguments = (Arc::clone(&key), Arc::clone(&self.delivery));
-            match Actor::spawn(None, Delivery, arguments).await {
-                Ok((actor, _)) => {
-                    self.hops.insert(Arc::clone(&key), Hop { actor, under_way: 0, idle_ticks: 0 });
-                }
-                Err(error) => tracing::error!(%error, "cannot start a delivery"),
-            }
-        }
-        let Some(hop) = self.hops.get_mut(&key) else { return };
-        hop.under_way += 1;
-        hop.idle_ticks = 0;
-        if hop.actor.cast(DeliveryMessage::Job(job)).is_err() {
-            tracing::error!("a delivery has ended before its time");
-        }
+        hand_to(&mut self.hops, &self.delivery, key, job).await;
     }
 
     fn stop_idle_hops(&mut self) {
@@ -298,5 +332,29 @@ impl OwnerState {
     pub(super) fn change(&self, id: MessageId, status: Status, by: &str, detail: &str) {
         let event = Event::Change { status, by: by.to_owned(), detail: detail.to_owned() };
         self.maillog.record(Record { at_ms: now_ms(), id, event });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::config::DeliveryConfig;
+    use crate::delivery::Fate;
+    use crate::delivery::sink::{Sink, polite};
+    use crate::delivery::tests::{Bench, envelope, host, route};
+
+    #[tokio::test]
+    async fn a_hop_whose_actor_died_is_started_again() {
+        let sink = Sink::start(polite).await;
+        let mut bench = Bench::new(DeliveryConfig::default()).await;
+        let (hop, mut hops) = (route(vec![host(&sink)]), HashMap::new());
+        for _ in 0..2 {
+            let job = bench.job(&hop, envelope("a@from.example", "b@to.example"));
+            hand_to(&mut hops, &bench.shared, Arc::clone(&hop), job).await;
+            assert_eq!(bench.outcome().await.0, Fate::Delivered);
+            hops[&hop].actor.stop_and_wait(None, None).await.unwrap();
+        }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Plan {
 
 pub(crate) fn by_route(route: &Route) -> (Arc<NextHop>, Arc<[Host]>) {
     let hosts = vec![Host { name: route.host.clone(), port: route.port }];
-    (Arc::new(NextHop { hosts: hosts.clone(), auth: route.auth.clone() }), hosts.into())
+    (Arc::new(NextHop { hosts: hosts.clone(), auth: route.auth.clone(), configured: true }), hosts.into())
 }
 
 /// Looks up where each domain's mail goes. Domains with the same hosts share a leg.
@@ -62,7 +62,7 @@ impl Plan {
             leg.recipients.extend(recipients);
             return;
         }
-        let hop = Arc::new(NextHop { hosts: sorted, auth: None });
+        let hop = Arc::new(NextHop { hosts: sorted, auth: None, configured: false });
         self.legs.push(Leg { hop, hosts: hosts.into(), recipients });
     }
 }

@@ -4,19 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::entry::{Action, Entry, RecipientStatus, Reported};
-use super::owner::{OwnerState, QueueMessage, send};
+use super::owner::{OwnerState, QueueMessage, answer, send};
 use super::schedule::next_attempt_ms;
 use super::{notice, now_ms};
 use crate::delivery::{self, Answer, Fate, Outcome};
 use crate::mail::{Message, MessageId};
 use crate::maillog::record::Attempt;
 use crate::maillog::{Event, Record, Status};
-use crate::spool::SpoolError;
+use crate::spool::{SpoolError, Then};
 
 const NOTICE_RETRY: Duration = Duration::from_secs(5);
 
 impl OwnerState {
     pub(super) fn note_outcomes(&mut self, id: MessageId, outcomes: Vec<Outcome>) {
+        let took_some = outcomes.iter().any(|outcome| outcome.fate == Fate::Delivered);
         for outcome in outcomes {
             let Some(entry) = self.entries.get_mut(&id) else { return };
             let Outcome { recipient, fate, answer, dsn_passed_on } = outcome;
@@ -34,6 +35,7 @@ impl OwnerState {
                 }
                 entry.set(recipient, RecipientStatus::Delivered, Some(&answer));
             } else {
+                entry.untried |= took_some && is_too_many(&answer);
                 entry.set(recipient, RecipientStatus::Deferred, Some(&answer));
                 entry.round.push((recipient, fate, answer));
             }
@@ -57,6 +59,7 @@ impl OwnerState {
     pub(super) fn settle(&mut self, id: MessageId) {
         let now = now_ms();
         let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.untried |= entry.pending().len() > entry.round.len();
         let gives_up = now >= entry.expires_ms || entry.round.iter().any(|(_, fate, _)| *fate == Fate::Bounced);
         if entry.envelope.reverse_path.is_null() && gives_up && !entry.round.is_empty() {
             entry.round.clear();
@@ -157,7 +160,8 @@ impl OwnerState {
             return;
         }
         let retry = &self.delivery.config.delivery.retry;
-        entry.progress.next_attempt_ms = next_attempt_ms(retry, entry.arrived_ms, now_ms(), entry.expires_ms);
+        let next_ms = next_attempt_ms(retry, entry.arrived_ms, now_ms(), entry.expires_ms);
+        entry.progress.next_attempt_ms = if std::mem::take(&mut entry.untried) { now_ms() } else { next_ms };
         if !entry.progress.frozen {
             self.due.insert((entry.progress.next_attempt_ms, id));
         }
@@ -173,7 +177,7 @@ impl OwnerState {
     }
 
     pub(super) fn forget(&mut self, id: MessageId) {
-        let Some(entry) = self.entries.remove(&id) else { return };
+        let Some(mut entry) = self.entries.remove(&id) else { return };
         self.due.remove(&(entry.progress.next_attempt_ms, id));
         self.delivery.metrics.queue_messages.dec();
         if entry.progress.frozen {
@@ -182,7 +186,18 @@ impl OwnerState {
         if entry.message.is_some() {
             self.memory_bytes = self.memory_bytes.saturating_sub(entry.size);
         }
-        self.delivery.spool.done(id, None);
+        let removal = entry.removal.take();
+        let told = removal.map(|reply| -> Then { Box::new(move || answer(reply, Ok(()))) });
+        self.delivery.spool.done(id, told);
+    }
+}
+
+/// The hop takes no more recipients in one transaction, and the others in another at once (RFC 5321 section 4.5.3.1.10).
+fn is_too_many(answer: &Answer) -> bool {
+    match answer.reply.get(..3) {
+        Some("452") => matches!(answer.status.as_str(), "4.5.3" | "4.0.0"),
+        Some("552") => answer.status == "5.5.3",
+        Some(_) | None => false,
     }
 }
 

@@ -10,6 +10,8 @@ use crate::delivery::sink::{Captured, Say, Sink, polite, reply, until};
 use crate::mail::{Address, Body, Notify, Recipient, Return, ReversePath};
 use crate::maillog::{Event, Query, Status};
 
+mod ends;
+
 const HOUR_MS: u64 = 3_600_000;
 const TAG: AdmissionTag = AdmissionTag { node: 1, epoch: 2, sequence: 3 };
 
@@ -30,6 +32,7 @@ fn config(sink: &Sink) -> Config {
     config.delivery = DeliveryConfig {
         relay: sink.address.to_string(),
         reply_timeout_s: 1,
+        final_reply_timeout_s: 1,
         connect_timeout_s: 1,
         connections_per_host_max: 1,
         ..DeliveryConfig::default()
@@ -39,6 +42,10 @@ fn config(sink: &Sink) -> Config {
 
 impl Bench {
     async fn open(directory: &Path, config: Config) -> Self {
+        Self::open_with(directory, config, Arc::new(|_| None)).await
+    }
+
+    async fn open_with(directory: &Path, config: Config, find_route: FindRoute) -> Self {
         let maillog = Maillog::open(&directory.join("log"), 1).unwrap();
         let (metrics, settled) = (Arc::new(Metrics::default()), Arc::<Mutex<Vec<AdmissionTag>>>::default());
         let of_call = Arc::clone(&settled);
@@ -50,7 +57,7 @@ impl Bench {
             maillog: maillog.clone(),
             metrics: Arc::clone(&metrics),
             on_settled: Arc::new(move |tag| of_call.lock().unwrap().push(tag)),
-            find_route: Arc::new(|_| None),
+            find_route,
         };
         let (queue, undecided) = Queue::open(&directory.join("spool"), parts).await.unwrap();
         Self { directory: directory.to_owned(), queue, undecided, maillog, metrics, settled }
@@ -324,84 +331,6 @@ async fn a_delay_is_told_once() {
     let attempts = bench.wait(|entries| entries.len() == 1).await[0].attempts;
     bench.wait(|entries| entries[0].attempts >= attempts + 2).await;
     assert_eq!(sink.messages().len(), 1);
-}
-
-#[tokio::test]
-async fn administrators_freeze_thaw_and_remove() {
-    let (directory, sink) = (
-        tempfile::tempdir().unwrap(),
-        Sink::start(|line, number| match line {
-            line if line.starts_with("RCPT TO:<later") => reply("450 4.2.0 later"),
-            _ => polite(line, number),
-        })
-        .await,
-    );
-    let bench = Bench::start(directory.path(), config(&sink)).await;
-    let id = bench.send(message(&["later@x.example"])).await;
-    bench.wait(|entries| entries.len() == 1 && entries[0].recipients[0].status == "deferred").await;
-    bench.queue.freeze(id).await.unwrap();
-    assert!(bench.queue.show(id).await.unwrap().frozen);
-    bench.queue.thaw(id).await.unwrap();
-    bench.wait(|entries| entries[0].attempts == 2 && !entries[0].frozen).await;
-    assert_eq!(bench.queue.bytes(id).await.unwrap(), message(&[]).message);
-    bench.wait(|entries| entries[0].recipients[0].status == "deferred").await;
-    while matches!(bench.queue.remove(id, true).await, Err(QueueError::Busy(_))) {}
-    let notice = text(&sink.wait(1).await[0]);
-    assert!(notice.contains("removed from the queue by an administrator"), "{notice}");
-    bench.wait(<[_]>::is_empty).await;
-    let statuses: Vec<_> = bench.log(id).await.into_iter().map(|(status, _)| status).collect();
-    assert!([Status::Frozen, Status::Queued, Status::Removed].iter().all(|status| statuses.contains(status)));
-    assert!(matches!(bench.queue.freeze(id).await, Err(QueueError::Unknown(_))));
-}
-
-#[tokio::test]
-async fn a_crash_leaves_decided_messages_and_asks_for_the_others() {
-    let (directory, later) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let sink = Sink::start(polite).await;
-    let bench = Bench::open(directory.path(), config(&sink)).await;
-    let ours = bench.send(NewMessage { admission: None, ..message(&["ours@x.example"]) }).await;
-    let decided = bench.send(message(&["decided@x.example"])).await;
-    drop(bench.queue.store(message(&["dropped@x.example"])).await.unwrap());
-    let undecided = bench.queue.store(message(&["undecided@x.example"])).await.unwrap();
-    until(|| bench.settled.lock().unwrap().len() == 2).await;
-    bench.copy(later.path());
-    let again = Bench::open(later.path(), config(&sink)).await;
-    let ids: Vec<_> = again.queue.list(None, 10).await.into_iter().map(|entry| entry.id).collect();
-    let mut expected = [ours, decided];
-    expected.sort_unstable();
-    assert_eq!(ids, expected);
-    assert_eq!(again.undecided.iter().map(|it| (it.id, it.admission)).collect::<Vec<_>>(), [(undecided.id, TAG)]);
-    again.queue.decide(again.undecided[0].clone(), true).await;
-    again.queue.start();
-    let taken = sink.wait(3).await;
-    let mut to: Vec<_> = taken.iter().flat_map(|taken| taken.recipients.clone()).collect();
-    to.sort_unstable();
-    assert_eq!(to, ["RCPT TO:<decided@x.example>", "RCPT TO:<ours@x.example>", "RCPT TO:<undecided@x.example>"]);
-}
-
-#[tokio::test]
-async fn what_was_delivered_is_not_delivered_again_after_a_crash() {
-    let (directory, later) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let sink = Sink::start(|line, number| match line {
-        line if line.starts_with("RCPT TO:<later") => reply("450 4.2.0 later"),
-        _ => polite(line, number),
-    })
-    .await;
-    let bench = Bench::start(directory.path(), config(&sink)).await;
-    let id = bench.send(message(&["ok@x.example", "later@x.example"])).await;
-    bench.send(message(&["done@x.example"])).await;
-    let before = bench.wait(|all| all.len() == 1 && all[0].recipients[1].status == "deferred").await;
-    bench.queue.shutdown().await;
-    bench.copy(later.path());
-    let polite = Sink::start(polite).await;
-    let again = Bench::start(later.path(), config(&polite)).await;
-    let after = again.queue.show(id).await.unwrap();
-    assert_eq!(after.next_attempt_ms, before[0].next_attempt_ms);
-    again.queue.retry(id).await.unwrap();
-    let taken = polite.wait(1).await;
-    again.wait(<[_]>::is_empty).await;
-    assert_eq!(taken[0].recipients, ["RCPT TO:<later@x.example>"]);
-    assert_eq!(polite.messages().len(), 1);
 }
 
 /// The reply that ends a hostile or broken server's part, and the status that the recipient gets.

@@ -21,6 +21,7 @@ mod writer;
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -28,7 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use prometheus_client::metrics::histogram::Histogram;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::config::SpoolConfig;
 use crate::mail::{Message, MessageId};
@@ -77,7 +78,8 @@ struct Shared {
     locations: Mutex<HashMap<MessageId, Location>>,
     waiting: Arc<Semaphore>,
     has_room: AtomicBool,
-    stopped: AtomicBool,
+    /// Why nothing can be noted any more.
+    failure: watch::Sender<Option<String>>,
     sync_seconds: Histogram,
     /// Held as long as any part of the spool lives.
     _lock: File,
@@ -101,7 +103,7 @@ impl Spool {
         config: &SpoolConfig,
         sync_seconds: Histogram,
     ) -> io::Result<(Self, Vec<Found>)> {
-        std::fs::create_dir_all(&directory)?;
+        crate::durable::create_directory(&directory)?;
         let lock = lock(&directory)?;
         let recovery::Recovered { ledger, index, committed, next_segment } = recovery::recover(&directory)?;
         let shared = Arc::new(Shared {
@@ -111,7 +113,7 @@ impl Spool {
             locations: Mutex::new(ledger.messages().map(|(id, live)| (id, live.location)).collect()),
             waiting: Arc::new(Semaphore::new(WAITING_MAX_BYTES / PERMIT_BYTES)),
             has_room: AtomicBool::new(true),
-            stopped: AtomicBool::new(false),
+            failure: watch::Sender::new(None),
             sync_seconds,
             _lock: lock,
         });
@@ -120,7 +122,13 @@ impl Spool {
         let committer = commit::Committer::start(index, committed, Arc::clone(&shared))?;
         let writer = Writer::new(Arc::clone(&shared), ledger, committer, next_segment)?;
         let (requests, waiting) = channel();
-        std::thread::Builder::new().name("spool-writer".to_owned()).spawn(move || writer.run(&waiting))?;
+        let of_thread = Arc::clone(&shared);
+        let run = move || {
+            if catch_unwind(AssertUnwindSafe(|| writer.run(&waiting))).is_err() {
+                of_thread.fail("the spool's writer has panicked");
+            }
+        };
+        std::thread::Builder::new().name("spool-writer".to_owned()).spawn(run)?;
         Ok((Self { shared, requests }, found))
     }
 
@@ -172,9 +180,32 @@ impl Spool {
         read.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)
     }
 
-    /// False while less than the configured minimum is free, or after a disk error.
+    /// False while less than the configured minimum is free, or after a failure.
     pub(crate) fn has_room(&self) -> bool {
-        self.shared.has_room.load(Ordering::Acquire) && !self.shared.stopped.load(Ordering::Acquire)
+        self.shared.has_room.load(Ordering::Acquire) && !self.has_failed()
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.shared.failure.borrow().is_some()
+    }
+
+    /// Takes no more messages; [`Spool::failed`] tells why. The first reason stays.
+    pub(crate) fn fail(&self, reason: &str) {
+        self.shared.fail(reason);
+    }
+
+    /// Resolves with the reason when the spool can keep nothing more; never after a [`Spool::shutdown`] in order.
+    pub(crate) async fn failed(&self) -> String {
+        let mut failure = self.shared.failure.subscribe();
+        loop {
+            if let Some(reason) = failure.borrow_and_update().clone() {
+                return reason;
+            }
+            if failure.changed().await.is_err() {
+                // Only without a sender, and we hold one.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Syncs, commits the index and ends the threads.
@@ -209,6 +240,17 @@ impl Shared {
                 Err(error) if tried == Some(location) => return Err(error),
                 Err(_) => tried = Some(location),
             }
+        }
+    }
+
+    fn fail(&self, reason: &str) {
+        let first = self.failure.send_if_modified(|failure| {
+            let is_first = failure.is_none();
+            failure.get_or_insert_with(|| reason.to_owned());
+            is_first
+        });
+        if first {
+            tracing::error!(reason, "the queue has failed");
         }
     }
 

@@ -21,7 +21,7 @@ pub(super) struct Recovered {
 pub(super) fn recover(directory: &Path) -> io::Result<Recovered> {
     let index_path = directory.join("index");
     let (mut index, mut loaded) = Index::open(&index_path)?;
-    let segments = segment::list(directory)?;
+    let mut segments = segment::list(directory)?;
     if let Some(found) = &loaded
         && !fits(directory, found.position)
     {
@@ -35,11 +35,15 @@ pub(super) fn recover(directory: &Path) -> io::Result<Recovered> {
     for (id, live) in loaded.into_iter().flat_map(|found| found.messages) {
         ledger.insert(id, live);
     }
-    for &number in &segments {
-        read_segment(directory, number, committed, &mut ledger)?;
-    }
-    drop_lost(&segments, &mut ledger);
     let last = segments.last().copied().max(committed.map(|position| position.segment));
+    let mut unreadable = Vec::new();
+    for &number in &segments {
+        if !read_segment(directory, number, committed, &mut ledger)? {
+            unreadable.push(number);
+        }
+    }
+    segments.retain(|number| !unreadable.contains(number));
+    drop_lost(&segments, &mut ledger);
     Ok(Recovered { ledger, index, committed, next_segment: last.map_or(1, |last| last + 1) })
 }
 
@@ -48,22 +52,29 @@ fn fits(directory: &Path, position: Position) -> bool {
     std::fs::metadata(segment::path(directory, position.segment)).is_ok_and(|file| file.len() >= position.offset)
 }
 
-fn read_segment(directory: &Path, number: u64, committed: Option<Position>, ledger: &mut Ledger) -> io::Result<()> {
+/// False if its header cannot be read; it is then kept aside, unless it holds nothing but the header.
+fn read_segment(directory: &Path, number: u64, committed: Option<Position>, ledger: &mut Ledger) -> io::Result<bool> {
     let path = segment::path(directory, number);
     ledger.set_size(number, std::fs::metadata(&path)?.len());
     let from = match committed {
-        Some(position) if position.segment > number => return Ok(()),
+        Some(position) if position.segment > number => return Ok(true),
         Some(position) if position.segment == number => usize::try_from(position.offset).map_err(io::Error::other)?,
         Some(_) | None => FILE_HEADER_LENGTH,
     };
     let bytes = segment::read(directory, number)?;
     let Some(salt) = segment::salt(&bytes) else {
-        tracing::error!(path = %path.display(), "a spool segment has no readable header and is passed over");
-        return Ok(());
+        if bytes.len() > FILE_HEADER_LENGTH {
+            let aside = segment::keep_aside(directory, number)?;
+            tracing::error!(kept = %aside.display(), "a spool segment has no readable header and is passed over");
+        }
+        return Ok(false);
     };
     let scan = record::scan(&bytes, from, salt, |offset, record| note(ledger, number, offset, &record));
     for range in &scan.damaged {
         tracing::error!(path = %path.display(), from = range.start, to = range.end, "damaged records are lost");
+    }
+    if !scan.damaged.is_empty() {
+        segment::keep_aside(directory, number)?;
     }
     if scan.end < bytes.len() {
         tracing::warn!(path = %path.display(), bytes = bytes.len() - scan.end, "a torn end is cut off");
@@ -72,7 +83,7 @@ fn read_segment(directory: &Path, number: u64, committed: Option<Position>, ledg
         file.sync_data()?;
         ledger.set_size(number, scan.end as u64);
     }
-    Ok(())
+    Ok(true)
 }
 
 fn note(ledger: &mut Ledger, segment: u64, offset: usize, record: &record::Record<'_>) {

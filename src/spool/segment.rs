@@ -63,14 +63,27 @@ pub(super) fn create(directory: &Path, number: u64) -> io::Result<(File, u64)> {
     Ok((file, salt))
 }
 
+/// Keeps a second name for a damaged segment, under which nothing deletes it.
+pub(super) fn keep_aside(directory: &Path, number: u64) -> io::Result<PathBuf> {
+    let aside = directory.join(format!("{number:016x}.segment.damaged"));
+    match std::fs::hard_link(path(directory, number), &aside) {
+        Ok(()) => File::open(directory)?.sync_all()?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    Ok(aside)
+}
+
 /// The salt of a segment, by the majority of its three copies.
 pub(super) fn salt(header: &[u8]) -> Option<u64> {
     let copy = |at: usize| -> Option<u64> { Some(u64::from_le_bytes(header.get(at..at + 8)?.try_into().ok()?)) };
     let (first, second, third) = (copy(8)?, copy(16)?, copy(24)?);
-    if first == second || first == third { Some(first) } else { (second == third).then_some(second) }
+    let salt = if first == second || first == third { Some(first) } else { (second == third).then_some(second) };
+    // Zeros are what a file system leaves of a header that it lost.
+    salt.filter(|&salt| salt != 0)
 }
 
-/// The body of the message at `location`. Blocks.
+/// The body of the message at `location`; `InvalidData` or `UnexpectedEof` = it is damaged for good. Blocks.
 pub(super) fn read_body(directory: &Path, location: Location, id: MessageId) -> io::Result<Bytes> {
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("the record of message {id} is damaged"));
     let file = File::open(path(directory, location.segment))?;

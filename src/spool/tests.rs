@@ -12,20 +12,29 @@ async fn open(directory: &Path) -> (Spool, Vec<Found>) {
     Spool::open(directory, &config(64 << 20), Histogram::new([1.0])).await.unwrap()
 }
 
-/// What a killed process would leave: the segments, with or without the index.
+/// What a killed process would leave: the segments, with or without the index. Begins again where a segment is deleted
+/// meanwhile.
 fn copy(from: &Path, to: &Path, index: bool) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
+    while let Err(error) = try_copy(from, to, index) {
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        std::fs::remove_dir_all(to).unwrap();
+    }
+}
+
+fn try_copy(from: &Path, to: &Path, index: bool) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
         let (from, to) = {
-            let entry = entry.unwrap();
+            let entry = entry?;
             (entry.path(), to.join(entry.file_name()))
         };
         if !from.is_dir() {
-            std::fs::copy(from, to).unwrap();
+            std::fs::copy(from, to)?;
         } else if index {
-            copy(&from, &to, index);
+            try_copy(&from, &to, index)?;
         }
     }
+    Ok(())
 }
 
 fn segment_of(directory: &Path) -> PathBuf {
@@ -181,4 +190,109 @@ async fn room_is_what_the_configuration_asks_for() {
     let (spool, _) = Spool::open(directory.path(), &config, Histogram::new([1.0])).await.unwrap();
     assert!(!spool.has_room());
     assert!(open(tempfile::tempdir().unwrap().path()).await.0.has_room());
+}
+
+/// Sends and finishes messages in small segments until `enough`.
+async fn churn(spool: &Spool, enough: impl Fn() -> bool) {
+    let large = Bytes::from(vec![b'x'; 1000]);
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while !enough() {
+        assert!(std::time::Instant::now() < deadline, "enough in time");
+        let id = MessageId::generate();
+        spool.store(id, Vec::new(), large.clone(), true).await.unwrap();
+        spool.done(id, None);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_for_a_moment_is_not_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let (spool, _) = Spool::open(directory.path(), &config(4096), Histogram::new([1.0])).await.unwrap();
+    let stuck = MessageId::generate();
+    spool.store(stuck, b"stuck".to_vec(), body("stuck body"), true).await.unwrap();
+    let (first, away) = (segment_of(directory.path()), directory.path().join("away"));
+    std::fs::rename(&first, &away).unwrap();
+    churn(&spool, || segment::list(directory.path()).unwrap().len() > 20).await;
+    std::fs::rename(&away, &first).unwrap();
+    assert_eq!(&spool.read(stuck).await.unwrap().unwrap().bytes()[..], b"stuck body");
+    churn(&spool, || !first.exists()).await;
+    assert_eq!(&spool.read(stuck).await.unwrap().unwrap().bytes()[..], b"stuck body");
+}
+
+#[tokio::test]
+async fn damage_is_kept_aside_and_never_deleted() {
+    let directory = tempfile::tempdir().unwrap();
+    let (spool, _) = Spool::open(directory.path(), &config(4096), Histogram::new([1.0])).await.unwrap();
+    let stuck = MessageId::generate();
+    spool.store(stuck, b"stuck".to_vec(), body("stuck body"), true).await.unwrap();
+    let first = segment_of(directory.path());
+    let mut bytes = std::fs::read(&first).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&first, &bytes).unwrap();
+    churn(&spool, || !first.exists()).await;
+    assert_eq!(std::fs::read(first.with_extension("segment.damaged")).unwrap()[..bytes.len()], bytes);
+    assert!(spool.read(stuck).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_segment_without_a_readable_header_is_kept_aside() {
+    for header in ["zeros", "noise"] {
+        let directory = tempfile::tempdir().unwrap();
+        let (spool, _) = open(directory.path()).await;
+        spool.store(MessageId::generate(), b"meta".to_vec(), body("body"), true).await.unwrap();
+        let (path, copied) = (segment_of(directory.path()), tempfile::tempdir().unwrap());
+        let mut bytes = std::fs::read(&path).unwrap();
+        let noise = |at: u8| if header == "zeros" { 0 } else { at };
+        bytes[..32].iter_mut().zip(0..).for_each(|(byte, at)| *byte = noise(at));
+        let damaged = copied.path().join(path.file_name().unwrap());
+        std::fs::write(&damaged, &bytes).unwrap();
+        let (again, found) = Spool::open(copied.path(), &config(4096), Histogram::new([1.0])).await.unwrap();
+        assert!(found.is_empty());
+        churn(&again, || !damaged.exists()).await;
+        assert_eq!(std::fs::read(damaged.with_extension("segment.damaged")).unwrap(), bytes, "{header}");
+    }
+}
+
+/// A small file system in memory, gone with the test.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let mut mount = std::process::Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]).arg(directory.path()).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(directory))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        std::process::Command::new("umount").arg("-l").arg(self.0.path()).status().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_stop_on_a_full_disk_waits_for_room_for_the_last_marks() {
+    // Only root can mount a small disk.
+    let Some(disk) = SmallDisk::mount() else { return };
+    let (directory, ballast) = (disk.0.path().join("spool"), disk.0.path().join("ballast"));
+    let (spool, _) = open(&directory).await;
+    let (first, second) = (MessageId::generate(), MessageId::generate());
+    spool.store(first, b"meta".to_vec(), body("first"), true).await.unwrap();
+    spool.store(second, b"meta".to_vec(), body("second"), true).await.unwrap();
+    let mut filling = File::create(&ballast).unwrap();
+    while io::Write::write_all(&mut filling, &[0; 4096]).is_ok() {}
+    drop(filling);
+    spool.progress(second, vec![1; 10_000]);
+    spool.done(first, None);
+    let refused = spool.store(MessageId::generate(), vec![1; 10_000], Bytes::new(), true).await;
+    assert!(matches!(refused, Err(SpoolError::Full(_))), "{refused:?}");
+    let stopping = tokio::spawn(async move { spool.shutdown().await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    std::fs::remove_file(&ballast).unwrap();
+    stopping.await.unwrap();
+    let (again, found) = open(&directory).await;
+    let found: Vec<_> = found.iter().map(|one| (one.id, one.progress.as_ref().map(|it| it.len()))).collect();
+    assert_eq!(found, [(second, Some(10_000))]);
+    again.shutdown().await;
 }

@@ -31,6 +31,11 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Copied forward at most in one go, so that compaction never holds up mail for long.
 const COMPACT_STEP_BYTES: u64 = 1 << 20;
 const FULL_RETRY: Duration = Duration::from_secs(1);
+/// How long marks that found no room are tried at the end.
+const LAST_MARKS_MAX: Duration = Duration::from_secs(10);
+const LAST_MARKS_RETRY: Duration = Duration::from_millis(200);
+/// After a message could not be read for compaction.
+const COMPACT_RETRY: Duration = Duration::from_secs(2);
 
 /// Called once the mark is on disk.
 pub(crate) type Then = Box<dyn FnOnce() + Send>;
@@ -69,6 +74,7 @@ pub(super) struct Writer {
     /// Marks that found no room; nothing may overtake them.
     postponed: VecDeque<Request>,
     postponed_until: Instant,
+    compact_after: Instant,
     committed_at: Instant,
 }
 
@@ -103,6 +109,7 @@ impl Writer {
             synced_calls: Vec::new(),
             postponed: VecDeque::new(),
             postponed_until: now,
+            compact_after: now,
             committed_at: now,
         };
         writer.begin_at(FILE_HEADER_LENGTH as u64)?;
@@ -122,7 +129,10 @@ impl Writer {
                 break stop;
             }
         };
-        self.shared.stopped.store(true, Ordering::Release);
+        let stop = match stop {
+            Stop::Asked(reply) => self.write_last_marks().err().unwrap_or(Stop::Asked(reply)),
+            Stop::Disk(_) => stop,
+        };
         match stop {
             Stop::Asked(reply) => {
                 let last = self.commit();
@@ -133,8 +143,25 @@ impl Writer {
                     tracing::debug!("nobody waited for the spool to stop");
                 }
             }
-            Stop::Disk(error) => tracing::error!(%error, "the spool stops after a disk error"),
+            Stop::Disk(error) => self.shared.fail(&format!("the spool stops after a disk error: {error}")),
         }
+    }
+
+    /// Marks that found no room get another chance: without them messages go out again after the next start.
+    fn write_last_marks(&mut self) -> Result<(), Stop> {
+        let until = Instant::now() + LAST_MARKS_MAX;
+        while !self.postponed.is_empty() && Instant::now() < until {
+            std::thread::sleep(LAST_MARKS_RETRY);
+            let batch = std::mem::take(&mut self.postponed);
+            self.append(batch)?;
+            self.sync()?;
+        }
+        for request in &self.postponed {
+            if let Request::Mark { kind, id, .. } = request {
+                tracing::error!(%id, ?kind, "no room to note what became of a message: it may go out again");
+            }
+        }
+        Ok(())
     }
 
     fn turn(&mut self, requests: &Receiver<Request>) -> Result<(), Stop> {
@@ -307,7 +334,7 @@ impl Writer {
     /// One step: copies live messages of the oldest segment forward where waste outweighs what is alive.
     fn compact(&mut self) -> Result<(), Stop> {
         let Some(oldest) = self.ledger.oldest().filter(|&oldest| oldest < self.segment) else { return Ok(()) };
-        if !self.ledger.is_wasteful(self.shared.segment_max_bytes) {
+        if Instant::now() < self.compact_after || !self.ledger.is_wasteful(self.shared.segment_max_bytes) {
             return Ok(());
         }
         let mut copied = 0;
@@ -328,11 +355,11 @@ impl Writer {
         let progress = live.progress.as_ref().map(|progress| progress.to_vec());
         let body = match segment::read_body(&self.shared.directory, from, id) {
             Ok(body) => body,
+            Err(error) if is_damage(&error) => return self.give_up(id, from.segment, &error),
             Err(error) => {
-                tracing::error!(%id, %error, "a queued message cannot be read and is lost");
-                self.ledger.remove(id);
-                self.shared.place(id, None);
-                return Ok(0);
+                tracing::warn!(%id, %error, "a queued message cannot be copied now and is tried again");
+                self.compact_after = Instant::now() + COMPACT_RETRY;
+                return Ok(COMPACT_STEP_BYTES);
             }
         };
         let kind = if accepted { Kind::Message } else { Kind::Held };
@@ -359,6 +386,15 @@ impl Writer {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// A damaged message is let go; its segment is kept aside for somebody who can read more of it.
+    fn give_up(&mut self, id: MessageId, segment: u64, error: &io::Error) -> Result<u64, Stop> {
+        let aside = segment::keep_aside(&self.shared.directory, segment)?;
+        tracing::error!(%id, %error, kept = %aside.display(), "a queued message is damaged and lost");
+        self.ledger.remove(id);
+        self.shared.place(id, None);
+        Ok(0)
     }
 
     /// Oldest first, never past a live message: a mark is never deleted before the message that it speaks of,
@@ -397,6 +433,11 @@ impl Writer {
         }
         commit
     }
+}
+
+/// What stands there is not what was written; everything else may pass.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 fn is_full(error: &io::Error) -> bool {

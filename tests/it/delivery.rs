@@ -135,8 +135,8 @@ fn removed_with_notice_the_sender_hears_of_it_and_a_dead_bounce_is_frozen() {
     let mut client = node.login(ALICE);
     assert_eq!(client.mail(ALICE, BOB, &letter(ALICE, BOB, "x", "hello")).code, 250);
     let id = wait_for("a queued message", || node.json(&["queue", "list"])[0]["id"].as_str().map(ToOwned::to_owned));
-    wait_for("the first attempt", || {
-        node.json(&["queue", "show", &id])["recipients"][0]["last_reply"].is_string().then_some(())
+    wait_for("the end of the first attempt", || {
+        (node.json(&["queue", "show", &id])["recipients"][0]["status"] == "deferred").then_some(())
     });
     node.ok(&["queue", "remove", &id, "--notify"]);
     assert!(sink.wait(1)[0].reverse_path.is_empty());
@@ -154,7 +154,7 @@ fn mail_exchangers_are_found_and_tried_in_order() {
     let zone = "good.test MX 10 dead.good.test\ngood.test MX 20 mx.good.test\ndead.good.test A 127.7.7.7\nmx.good.test A 127.0.0.21\nplain.test A 127.0.0.21\nnull.test MX 0 .\ndemo.test A 127.0.0.1\nbroken.test SERVFAIL\n";
     let sink = Sink::start_at(&format!("127.0.0.21:{port}"));
     let node = TestNode::start(&format!(
-        "[dns]\nservers = [\"{}\"]\ntimeout_s = 2\n[delivery]\nport = {port}\n",
+        "[dns]\nservers = [\"{}\"]\ntimeout_s = 2\n[delivery]\nport = {port}\nlocal_addresses = true\n",
         dns::serve(zone)
     ));
     node.ok(&["domain", "add", "demo.test"]);
@@ -172,6 +172,30 @@ fn mail_exchangers_are_found_and_tried_in_order() {
     assert!(refused("x@null.test", "a@good.test").starts_with("550 5.7.27"));
     assert!(refused("x@broken.test", "a@good.test").starts_with("451 4.4.3"));
     assert_eq!(node.json(&["queue", "list"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn mail_does_not_go_to_this_machine_by_mx_or_literal() {
+    let sink = Sink::start_at("127.0.0.22:0");
+    let zone = "evil.test MX 10 localhost.evil.test\nlocalhost.evil.test A 127.0.0.22\n";
+    let node = TestNode::start(&format!(
+        "[dns]\nservers = [\"{}\"]\ntimeout_s = 2\n[delivery]\nport = {}\n",
+        dns::serve(zone),
+        sink.address.port()
+    ));
+    node.ok(&["domain", "add", "demo.test"]);
+    node.ok(&["settings", "set", "valid_sender_required=off"]);
+    node.ok(&["user", "add", ALICE, "--password", PASSWORD]);
+    let mut client = node.login(ALICE);
+    for to in ["a@evil.test", "a@[127.0.0.22]"] {
+        assert_eq!(client.mail(ALICE, to, &letter(ALICE, to, "x", "hello")).code, 250, "{to}");
+        let bounced = wait_for("a bounce", || {
+            let log = node.ok(&["log", "search", "--text", to, "--output", "json"]);
+            log.contains("local address only").then_some(log)
+        });
+        assert!(bounced.contains("bounced"), "{bounced}");
+    }
+    assert_eq!(sink.connections(), 0);
 }
 
 #[test]

@@ -165,3 +165,35 @@ fn a_full_disk_is_452_and_recovers_by_itself() {
     let subjects: Vec<_> = sink.wait(2).iter().filter_map(|mail| mail.header("Subject")).collect();
     assert!(subjects.contains(&"before".to_owned()) && subjects.contains(&"after".to_owned()), "{subjects:?}");
 }
+
+#[test]
+fn a_clean_restart_waits_for_the_reply_to_the_final_dot_and_begins_nothing_else() {
+    let sink = Sink::start();
+    let ended = Arc::new(AtomicBool::new(false));
+    let of_sink = Arc::clone(&ended);
+    // One transaction takes longer than a stop would like, and others wait behind it for the only connection.
+    sink.script(move |line| {
+        if line == "." && !of_sink.swap(true, Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_secs(7));
+        }
+        None
+    });
+    let relay = format!("[delivery]\nrelay = \"{}\"\nconnections_per_host_max = 1\n", sink.address);
+    let mut node = TestNode::start(&relay);
+    node.ok(&["domain", "add", "demo.test"]);
+    node.ok(&["settings", "set", "valid_sender_required=off"]);
+    node.ok(&["user", "add", ALICE, "--password", PASSWORD]);
+    let mut client = node.login(ALICE);
+    for n in 0..4 {
+        assert_eq!(client.mail(ALICE, BOB, &letter(ALICE, BOB, &format!("m{n}"), "hello")).code, 250);
+    }
+    wait_for("the final dot", || ended.load(Ordering::Relaxed).then_some(()));
+    node.stop();
+    assert_eq!(sink.captured().len(), 1, "only what was on its way is finished");
+    node.restart();
+    sink.wait(4);
+    wait_for("an empty queue", || (node.json(&["queue", "list"]).as_array()?.is_empty()).then_some(()));
+    let mut subjects: Vec<_> = sink.captured().iter().filter_map(|mail| mail.header("Subject")).collect();
+    subjects.sort_unstable();
+    assert_eq!(subjects, ["m0", "m1", "m2", "m3"]);
+}

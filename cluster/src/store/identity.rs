@@ -4,12 +4,15 @@ use std::fs::{self, File, TryLockError};
 use std::hash::BuildHasher;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::store::{OpenError, codec, durable};
 
 const MAGIC: [u8; 8] = *b"outgid01";
+const LOCK_ATTEMPTS_MAX: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
@@ -97,14 +100,19 @@ impl Home {
     }
 }
 
+/// Waits a moment for a lock that is taken: a process that was just forked holds its parent's files until it begins its
+/// own program.
 fn lock(directory: &Path) -> Result<File, OpenError> {
     let path = directory.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(OpenError::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(directory.to_owned())),
-        Err(TryLockError::Error(error)) => Err(OpenError::Io(path, error)),
+    for _ in 0..LOCK_ATTEMPTS_MAX {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(OpenError::Io(path, error)),
+        }
     }
+    Err(OpenError::InUse(directory.to_owned()))
 }
 
 #[cfg(test)]
