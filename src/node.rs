@@ -19,7 +19,7 @@ use crate::dns::Dns;
 use crate::listener::{FAREWELL_TIMEOUT, Listeners};
 use crate::maillog::{Event, Maillog, Record, Status};
 use crate::metrics::Metrics;
-use crate::quarantine::Quarantine;
+use crate::quarantine::{Held, Quarantine};
 use crate::queue::{AdmissionTag, Queue, QueueParts, Route, Undecided};
 use crate::submission::Line;
 use crate::tls::{ServerTls, TlsError};
@@ -207,16 +207,17 @@ async fn expire_quarantine(quarantine: Quarantine, maillog: Maillog) {
     loop {
         let now = now_ms();
         match quarantine.expire(now).await {
-            Ok(ids) => ids.into_iter().for_each(|id| maillog.record(expired(id, now))),
+            Ok(gone) => gone.into_iter().for_each(|(id, held)| maillog.record(expired(id, held.as_ref(), now))),
             Err(error) => tracing::error!(%error, "cannot expire the quarantine"),
         }
         tokio::time::sleep(EXPIRY_INTERVAL).await;
     }
 }
 
-fn expired(id: crate::mail::MessageId, at_ms: u64) -> Record {
-    let event =
-        Event::Change { status: Status::Expired, by: "outgate".to_owned(), detail: "left quarantine".to_owned() };
+fn expired(id: crate::mail::MessageId, held: Option<&Held>, at_ms: u64) -> Record {
+    let origin = held.map(Held::origin).unwrap_or_default();
+    let (by, detail) = ("outgate".to_owned(), "left quarantine".to_owned());
+    let event = Event::Change { origin, status: Status::Expired, by, detail };
     Record { at_ms, id, event }
 }
 

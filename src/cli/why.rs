@@ -87,7 +87,7 @@ fn submission(text: &mut Text, at: &str, event: &Value) {
     }
     text.line("judged", format!("{}, score {:.2}", cell(&event["class"]), event["score"].as_f64().unwrap_or(0.0)));
     for counter in list(&event["counters"]) {
-        text.value("counter", counter);
+        text.line("counter", counted(&cell(counter), event));
     }
     text.value("lock", &event["lock"]);
     let decided = match event["log_index"].as_u64() {
@@ -96,6 +96,25 @@ fn submission(text: &mut Text, at: &str, event: &Value) {
     };
     text.line("decided", decided);
     text.line("reply", format!("{} ({})", cell(&event["reply"]), cell(&event["status"])));
+}
+
+/// `scope/window before -> after / limit`. A domain may count in a unit of its own, so what a message with several
+/// recipients added there is not known here.
+fn counted(counter: &str, event: &Value) -> String {
+    let parts = counter.split_once(' ').and_then(|(window, usage)| Some((window, usage.split_once('/')?)));
+    let (Some((window, (after, limit))), Some(cost)) = (parts, event["cost"].as_u64()) else {
+        return counter.to_owned();
+    };
+    // A message with the null reverse-path counts in a window of its own alone.
+    let null = matches!(cell(&event["sender"]).as_str(), "" | "<>");
+    let cost = if null == window.starts_with("null_sender/") { cost } else { 0 };
+    let one = cost == 0 || list(&event["recipients"]).len() == 1;
+    match after.parse::<u64>() {
+        Ok(used) if one || !window.starts_with("domain/") => {
+            format!("{window} {} -> {used} / {limit}", used.saturating_sub(cost))
+        }
+        Ok(_) | Err(_) => counter.to_owned(),
+    }
 }
 
 fn attempt(at: &str, event: &Value) -> String {
@@ -200,7 +219,7 @@ mod tests {
             "records": [
                 {"at": "T1", "event": {"event": "submission", "node": 1, "size": 9, "client": "192.0.2.1", "helo": "h",
                     "user": "a@b.test", "sender": "a@b.test", "header_from": "a@b.test", "recipients": ["c@d.test"],
-                    "subject": "x\u{1b}", "evidence": ["gtube: spam"], "class": "spam", "score": 1.0, "counters": ["user/minute 1/60"],
+                    "subject": "x\u{1b}", "evidence": ["gtube: spam"], "class": "spam", "score": 1.0, "counters": ["user/minute 1/60"], "cost": 1,
                     "lock": "unlocked", "log_index": 7, "reply": "550 5.7.1 no", "status": "rejected"}},
                 {"at": "T2", "event": {"event": "change", "status": "released", "by": "cli", "detail": "released from quarantine"}},
                 {"at": "T3", "event": {"event": "attempt", "status": "delivered", "recipient": "c@d.test", "host": "mx", "reply": "250 ok"}},
@@ -210,7 +229,7 @@ mod tests {
         for part in [
             "gtube: spam",
             "spam, score 1.00",
-            "user/minute 1/60",
+            "user/minute 0 -> 1 / 60",
             "unlocked",
             "entry 7",
             "550 5.7.1 no (rejected)",

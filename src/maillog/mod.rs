@@ -26,7 +26,7 @@ mod writer;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use record::{Event, Query, Record, Status};
+pub use record::{Event, Origin, Query, Record, Status};
 
 use self::segment::Directory;
 use self::writer::Writer;

@@ -21,7 +21,22 @@ pub enum Event {
     /// The outcome of one recipient in one attempt.
     Attempt(Attempt),
     /// What the queue, the quarantine or an admin did with the message.
-    Change { status: Status, by: String, detail: String },
+    Change {
+        #[serde(flatten)]
+        origin: Origin,
+        status: Status,
+        by: String,
+        detail: String,
+    },
+}
+
+/// Whose message it is, in the words of its submission's record.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
+#[serde(default)]
+pub struct Origin {
+    pub user: String,
+    pub domain: String,
+    pub sender: String,
 }
 
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -50,6 +65,9 @@ pub struct Submission {
     pub log_index: Option<u64>,
     /// The windows after the decision, `scope/window used/limit`.
     pub counters: Vec<String>,
+    /// What it added to each of the User's windows: 0 where it was not accepted.
+    #[serde(default)]
+    pub cost: u64,
     /// `unlocked`, `locked`, … at the decision.
     pub lock: String,
     /// From the end of DATA to the reply.
@@ -58,6 +76,8 @@ pub struct Submission {
 
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct Attempt {
+    #[serde(flatten)]
+    pub origin: Origin,
     pub recipient: String,
     /// `delivered`, `deferred`, `bounced` or `expired`.
     pub status: Status,
@@ -100,6 +120,8 @@ pub struct Query {
     pub status: Option<Status>,
     /// Searched in sender, recipients, subject, Message-ID, reply and evidence.
     pub text: Option<String>,
+    /// Only answers to an end of DATA.
+    pub submissions: bool,
     pub since_ms: Option<u64>,
     pub until_ms: Option<u64>,
     pub count: Option<usize>,

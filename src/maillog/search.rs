@@ -3,7 +3,7 @@
 use std::io;
 
 use super::segment::{Directory, LATENESS_MAX_MS, SegmentName, checked};
-use super::{Event, Query, Record};
+use super::{Event, Origin, Query, Record};
 
 const COUNT_DEFAULT: usize = 1_000;
 const COUNT_MAX: usize = 100_000;
@@ -94,10 +94,11 @@ impl<'a> Filter<'a> {
         (in_time && id_fits && self.event_fits(&record.event)).then_some(record)
     }
 
-    /// User, domain and class are known of submissions alone, so these filters find nothing else.
+    /// The class is known of submissions alone, so that filter finds nothing else.
     fn event_fits(&self, event: &Event) -> bool {
         let fits = |pattern: &Option<Pattern>, text: &str| pattern.as_ref().is_none_or(|p| p.fits(text));
-        let of_submission = self.user.is_some() || self.domain.is_some() || self.query.class.is_some();
+        let of_submission = self.query.submissions || self.query.class.is_some();
+        let origin_fits = |origin: &Origin| fits(&self.user, &origin.user) && fits(&self.domain, &origin.domain);
         let status_fits = |status| self.query.status.is_none_or(|wanted| wanted == status);
         match event {
             Event::Submission(submission) => {
@@ -117,10 +118,14 @@ impl<'a> Filter<'a> {
             Event::Attempt(attempt) => {
                 !of_submission
                     && status_fits(attempt.status)
-                    && self.text_fits([&attempt.recipient, &attempt.host, &attempt.reply])
+                    && origin_fits(&attempt.origin)
+                    && self.text_fits([&attempt.origin.sender, &attempt.recipient, &attempt.host, &attempt.reply])
             }
-            Event::Change { status, by, detail } => {
-                !of_submission && status_fits(*status) && self.text_fits([by, detail])
+            Event::Change { origin, status, by, detail } => {
+                !of_submission
+                    && status_fits(*status)
+                    && origin_fits(origin)
+                    && self.text_fits([&origin.sender, by, detail])
             }
         }
     }

@@ -32,6 +32,7 @@ fn submission(at_ms: u64, user: &str, subject: &str, status: Status) -> Record {
         status,
         log_index: Some(7),
         counters: Vec::new(),
+        cost: 1,
         lock: "unlocked".to_owned(),
         micros: 1,
     };
@@ -39,7 +40,13 @@ fn submission(at_ms: u64, user: &str, subject: &str, status: Status) -> Record {
 }
 
 fn attempt(at_ms: u64, id: MessageId, status: Status) -> Record {
+    let origin = Origin {
+        user: "carol@example.com".to_owned(),
+        domain: "example.com".to_owned(),
+        sender: "carol@example.com".to_owned(),
+    };
     let attempt = Attempt {
+        origin,
         recipient: "bob@example.net".to_owned(),
         status,
         host: "mx.example.net".to_owned(),
@@ -104,13 +111,18 @@ async fn filters_are_joined_by_and() {
     assert_eq!(count(Query { status: Some(Status::Refused), ..Query::default() }).await, 1);
     assert_eq!(count(Query { status: Some(Status::Delivered), ..Query::default() }).await, 1);
     assert_eq!(count(Query { class: text("spam"), ..Query::default() }).await, 0);
-    for (user, found) in [("lice@example.com", 0), ("alice@example", 0), ("*@example.com", 3), ("*b@*", 1), ("*", 3)] {
+    for (user, found) in [("lice@example.com", 0), ("alice@example", 0), ("*@example.com", 4), ("*b@*", 1), ("*", 4)] {
         assert_eq!(count(Query { user: text(user), ..Query::default() }).await, found, "{user}");
     }
     assert_eq!(count(Query { class: text("clean"), ..Query::default() }).await, 3);
     assert_eq!(count(Query { class: text("lean"), ..Query::default() }).await, 0);
     assert_eq!(count(Query { domain: text("ample.com"), ..Query::default() }).await, 0);
-    assert_eq!(count(Query { domain: text("example.com"), ..Query::default() }).await, 3);
+    assert_eq!(count(Query { domain: text("example.com"), ..Query::default() }).await, 4);
+    let delivered = Query { user: text("carol@example.com"), status: Some(Status::Delivered), ..Query::default() };
+    assert_eq!(count(delivered.clone()).await, 1);
+    assert_eq!(count(Query { domain: text("example.net"), ..delivered.clone() }).await, 0);
+    assert_eq!(count(Query { text: text("carol@"), ..Query::default() }).await, 1);
+    assert_eq!(count(Query { submissions: true, ..delivered }).await, 0);
     assert_eq!(count(Query { since_ms: Some(now + 1), until_ms: Some(now + 2), ..Query::default() }).await, 2);
 }
 
@@ -226,4 +238,13 @@ async fn a_disk_that_takes_nothing_fails_the_search_and_not_the_node() {
     fs::create_dir_all(&directory).unwrap();
     assert_eq!(log.search(Query::default()).await.unwrap().len(), 1, "written once the disk is back");
     log.shutdown().await;
+}
+
+#[test]
+fn a_record_of_an_earlier_version_is_read() {
+    let text = r#"{"event":"change","status":"frozen","by":"queue","detail":"x"}"#;
+    let Event::Change { origin, .. } = serde_json::from_str(text).unwrap() else { panic!() };
+    assert_eq!(origin, Origin::default());
+    let text = r#"{"event":"attempt","recipient":"a@b","status":"delivered","host":"h","address":"192.0.2.1","reply":"250","tls":null}"#;
+    assert!(matches!(serde_json::from_str(text).unwrap(), Event::Attempt(attempt) if attempt.recipient == "a@b"));
 }

@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 
 use self::store::Store;
 use crate::mail::{Envelope, Message, MessageId};
+use crate::maillog::Origin;
 
 /// Quarantine operations that may use the disk at once.
 const CONCURRENT_MAX: usize = 8;
@@ -55,6 +56,14 @@ pub struct Held {
     pub held_ms: u64,
     /// How long what is released may be retried.
     pub max_days_to_retry: u64,
+}
+
+impl Held {
+    /// For the log.
+    pub fn origin(&self) -> Origin {
+        let sender = self.envelope.reverse_path.to_string();
+        Origin { user: self.user.clone(), domain: self.domain.clone(), sender }
+    }
 }
 
 #[derive(thiserror::Error, Debug)]
@@ -117,12 +126,13 @@ impl Quarantine {
         self.run(move |store| store.put_back(id)).await
     }
 
-    pub async fn remove(&self, id: MessageId) -> Result<(), QuarantineError> {
+    /// What was known of it, where that can be read.
+    pub async fn remove(&self, id: MessageId) -> Result<Option<Held>, QuarantineError> {
         self.run(move |store| store.remove(id)).await
     }
 
-    /// Removes what is older than `keep_days`; returns the ids.
-    pub async fn expire(&self, now_ms: u64) -> Result<Vec<MessageId>, QuarantineError> {
+    /// Removes what is older than `keep_days`; returns the ids with what was known of them.
+    pub async fn expire(&self, now_ms: u64) -> Result<Vec<(MessageId, Option<Held>)>, QuarantineError> {
         self.run(move |store| store.expire(now_ms)).await
     }
 

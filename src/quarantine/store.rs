@@ -136,27 +136,26 @@ impl Store {
         Ok(sync_directory(&self.day_path(day_of(id)))?)
     }
 
-    pub(super) fn remove(&self, id: MessageId) -> Result<(), QuarantineError> {
+    pub(super) fn remove(&self, id: MessageId) -> Result<Option<Held>, QuarantineError> {
         self.delete(id, &self.path(id))
     }
 
     /// The entry in `path` with its marker.
-    fn delete(&self, id: MessageId, path: &Path) -> Result<(), QuarantineError> {
-        let marker = entry(id, path).ok().and_then(|entry| entry.once);
+    fn delete(&self, id: MessageId, path: &Path) -> Result<Option<Held>, QuarantineError> {
+        let (held, marker) = entry(id, path).ok().map(|entry| (entry.held, entry.once)).unzip();
         fs::remove_file(path).map_err(|error| unknown_if_absent(id, error))?;
-        if let Some(marker) = marker {
+        if let Some(marker) = marker.flatten() {
             remove_if_there(&self.directory.join("once").join(marker))?;
         }
-        Ok(())
+        Ok(held)
     }
 
-    pub(super) fn expire(&self, now_ms: u64) -> Result<Vec<MessageId>, QuarantineError> {
+    pub(super) fn expire(&self, now_ms: u64) -> Result<Vec<(MessageId, Option<Held>)>, QuarantineError> {
         let before_ms = now_ms.saturating_sub(self.keep_ms);
         let mut expired = Vec::new();
         for day in self.days()?.into_iter().filter(|day| day * DAY_MS < before_ms) {
             for id in self.ids(day)?.into_iter().filter(|id| id.timestamp_ms() < before_ms) {
-                self.remove(id)?;
-                expired.push(id);
+                expired.push((id, self.remove(id)?));
             }
             if (day + 1) * DAY_MS < before_ms && names(&self.day_path(day))?.next().is_none() {
                 fs::remove_dir(self.day_path(day))?;

@@ -9,6 +9,7 @@ use super::operate::Done;
 use super::{AdmissionTag, NewMessage, QueueEntry, QueueRecipient};
 use crate::delivery::{Answer, Fate};
 use crate::mail::{Envelope, Message, MessageId};
+use crate::maillog::Origin;
 use crate::spool::Found;
 
 const META_MAX_BYTES: u64 = 16 << 20;
@@ -33,6 +34,8 @@ pub(crate) enum RecipientStatus {
     Delivered,
     Bounced,
     Expired,
+    /// Failed for good, and kept in a frozen notice.
+    Refused,
 }
 
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -189,11 +192,20 @@ impl Entry {
     /// Positions of the recipients that still need an attempt.
     pub(crate) fn pending(&self) -> Vec<usize> {
         let open = |state: &RecipientState| match state.status {
-            RecipientStatus::Queued | RecipientStatus::Deferred => true,
+            RecipientStatus::Queued | RecipientStatus::Deferred | RecipientStatus::Refused => true,
             RecipientStatus::Delivered | RecipientStatus::Bounced | RecipientStatus::Expired => false,
         };
         let states = self.progress.recipients.iter().enumerate();
         states.filter_map(|(at, state)| open(state).then_some(at)).collect()
+    }
+
+    /// For the log.
+    pub(crate) fn origin(&self) -> Origin {
+        Origin {
+            user: self.login.clone().unwrap_or_default(),
+            domain: self.domain.clone(),
+            sender: self.envelope.reverse_path.to_string(),
+        }
     }
 
     pub(crate) fn recipient(&self, at: usize) -> &str {
@@ -237,7 +249,7 @@ impl RecipientStatus {
             Self::Queued => "queued",
             Self::Deferred => "deferred",
             Self::Delivered => "delivered",
-            Self::Bounced => "bounced",
+            Self::Bounced | Self::Refused => "bounced",
             Self::Expired => "expired",
         }
     }

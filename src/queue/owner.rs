@@ -330,7 +330,8 @@ impl OwnerState {
     }
 
     pub(super) fn change(&self, id: MessageId, status: Status, by: &str, detail: &str) {
-        let event = Event::Change { status, by: by.to_owned(), detail: detail.to_owned() };
+        let origin = self.entries.get(&id).map(Entry::origin).unwrap_or_default();
+        let event = Event::Change { origin, status, by: by.to_owned(), detail: detail.to_owned() };
         self.maillog.record(Record { at_ms: now_ms(), id, event });
     }
 }

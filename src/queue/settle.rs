@@ -62,7 +62,11 @@ impl OwnerState {
         entry.untried |= entry.pending().len() > entry.round.len();
         let gives_up = now >= entry.expires_ms || entry.round.iter().any(|(_, fate, _)| *fate == Fate::Bounced);
         if entry.envelope.reverse_path.is_null() && gives_up && !entry.round.is_empty() {
-            entry.round.clear();
+            for (recipient, fate, _) in std::mem::take(&mut entry.round) {
+                if fate == Fate::Bounced {
+                    entry.set(recipient, RecipientStatus::Refused, None);
+                }
+            }
             self.set_frozen(id, true, "a notice that cannot be delivered is frozen");
             return;
         }
@@ -238,6 +242,7 @@ async fn store_notice(
 
 fn attempt_record(entry: &Entry, recipient: usize, status: Status, answer: &Answer) -> Record {
     let attempt = Attempt {
+        origin: entry.origin(),
         recipient: entry.recipient(recipient).to_owned(),
         status,
         host: answer.host.clone(),

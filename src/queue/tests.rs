@@ -255,6 +255,7 @@ async fn a_notice_that_is_refused_is_frozen_and_never_bounced() {
     let left = bench.wait(|entries| entries.len() == 1 && entries[0].frozen).await;
     assert_eq!((left[0].sender.as_str(), left[0].attempts), ("", 1));
     assert_eq!(bench.metrics.queue_frozen.get(), 1);
+    assert_eq!(left[0].recipients[0].status, "bounced", "{left:?}");
     // An administrator may still try it, which changes nothing, and remove it.
     bench.queue.retry(left[0].id).await.unwrap();
     bench.wait(|entries| entries[0].attempts == 2 && entries[0].frozen).await;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use mail_parser::parsers::MessageStream;
-use outgate_cluster::command::LockState;
+use outgate_cluster::command::{LimitUnit, LockState};
 use outgate_cluster::{Admission, AdmissionVerdict, Applied, Charge, Class, Scope};
 
 use super::act::window_name;
@@ -70,6 +70,7 @@ pub(super) fn finish(
         status,
         log_index: admission.as_ref().map(|admission| admission.index),
         counters: admission.as_ref().map(|admission| counters(&admission.outcome.charges)).unwrap_or_default(),
+        cost: admission.as_ref().map_or(0, |admission| cost(incoming, &admission.outcome)),
         lock: admission.as_ref().map_or("", |admission| lock_name(&admission.outcome)).to_owned(),
         micros: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
         ..blank
@@ -113,6 +114,7 @@ fn blank(line: &Line, client: &Client, envelope: &Envelope, size: u64, reply: &R
         status: Status::Refused,
         log_index: None,
         counters: Vec::new(),
+        cost: 0,
         lock: String::new(),
         micros: 0,
     }
@@ -145,6 +147,15 @@ fn counters(charges: &[Charge]) -> Vec<String> {
         format!("{scope}/{window} {}/{}", charge.used, charge.limit)
     };
     limited.map(text).collect()
+}
+
+/// What the User's windows counted.
+fn cost(incoming: &Incoming, admission: &Admission) -> u64 {
+    match (admission.verdict == AdmissionVerdict::Accepted, incoming.client.user.view.settings.limit_unit) {
+        (false, _) => 0,
+        (true, LimitUnit::Messages) => 1,
+        (true, LimitUnit::Recipients) => incoming.envelope.recipients.len() as u64,
+    }
 }
 
 fn lock_name(admission: &Admission) -> &'static str {

@@ -144,6 +144,21 @@ fn the_log_is_searched_by_user_class_and_text() {
     assert_eq!(count(&["--text", "quarterly"]), 1);
     assert_eq!(count(&["--text", "nothing like it"]), 0);
     assert_eq!(count(&["--since", "1h", "--status", "quarantined"]), 1);
+    let delivered = |filter: &str, of: &str| {
+        let found = node.json(&["log", "search", filter, of, "--status", "delivered"]);
+        found.as_array().unwrap().first().map(|record| record["event"]["sender"].clone())
+    };
+    crate::support::wait_for("a delivery of alice", || delivered("--user", ALICE));
+    assert_eq!(delivered("--domain", "demo.test"), Some(ALICE.into()));
+    assert_eq!(delivered("--user", "lice@demo.test"), None);
+    let held = node.json(&["quarantine", "list"])[0]["id"].as_str().unwrap().to_owned();
+    node.ok(&["quarantine", "remove", &held]);
+    assert_eq!(node.json(&["log", "search", "--user", ALICE, "--status", "removed"])[0]["id"], held.as_str());
+    let mail = node.json(&["log", "search", "--user", ALICE, "--text", "quarterly"])[0]["id"].clone();
+    let why = node.ok(&["why", mail.as_str().unwrap()]);
+    assert!(why.contains("user/minute 0 -> 1 / 60"), "{why}");
+    assert!(node.ok(&["why", &held]).contains("user/minute 1 -> 1 / 60"));
+    assert!(node.ok(&["why", ALICE]).contains("recent"));
 }
 
 #[test]

@@ -30,7 +30,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Parts, echo, now_ms};
 use crate::mail::{Message, MessageId};
-use crate::maillog::{Event, Record, Status};
+use crate::maillog::{Event, Origin, Record, Status};
 
 pub(super) use error::ApiError;
 use params::Params;
@@ -132,7 +132,7 @@ fn download(id: MessageId, message: &Message) -> Response {
 }
 
 /// Notes what an admin did with a message.
-fn note(parts: &Parts, id: MessageId, status: Status, detail: &str) {
-    let event = Event::Change { status, by: actor().0, detail: detail.to_owned() };
+fn note(parts: &Parts, id: MessageId, origin: Origin, status: Status, detail: &str) {
+    let event = Event::Change { origin, status, by: actor().0, detail: detail.to_owned() };
     parts.maillog.record(Record { at_ms: now_ms(), id, event });
 }

@@ -54,8 +54,8 @@ async fn message(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<R
 
 async fn remove(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<StatusCode> {
     let id = parse_id(&id)?;
-    parts.quarantine.remove(id).await?;
-    note(&parts, id, Status::Removed, "removed from quarantine");
+    let origin = parts.quarantine.remove(id).await?.as_ref().map(Held::origin).unwrap_or_default();
+    note(&parts, id, origin, Status::Removed, "removed from quarantine");
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -66,12 +66,13 @@ async fn release(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<S
     let id = parse_id(&id)?;
     let release = tokio::spawn(async move {
         let (held, message) = parts.quarantine.take(id).await?;
+        let origin = held.origin();
         if let Err(error) = enqueue(&parts, held, message).await {
             parts.quarantine.put_back(id).await?;
             return Err(error);
         }
         parts.quarantine.taken(id).await?;
-        note(&parts, id, Status::Released, "released from quarantine");
+        note(&parts, id, origin, Status::Released, "released from quarantine");
         Ok(StatusCode::NO_CONTENT)
     });
     release.await.unwrap_or_else(|error| Err(ApiError::unavailable(error)))

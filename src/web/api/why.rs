@@ -62,7 +62,7 @@ async fn user(parts: &Parts, login: Login) -> Answer<Json<Value>> {
         ))
     });
     let (mut value, own, lock, windows, identities, domain_enabled) = found.ok_or_else(|| users::unknown(&login))?;
-    let query = Query { user: Some(login.to_string()), count: Some(RECENT), ..Query::default() };
+    let query = Query { user: Some(login.to_string()), submissions: true, count: Some(RECENT), ..Query::default() };
     let recent = parts.maillog.search(query).await.map_err(ApiError::unavailable)?;
     value["settings"] = settings::with_origin(&own);
     value["domain_enabled"] = domain_enabled.into();
