@@ -20,6 +20,7 @@ pub mod config;
 pub mod connection;
 pub mod delivery;
 pub mod dns;
+mod durable;
 pub mod listener;
 pub mod mail;
 pub mod maillog;

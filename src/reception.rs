@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use outgate_cluster::state::settings::{Settings, ValidSender};
 use outgate_cluster::state::{Advice, UserView};
-use outgate_cluster::{Command, Outcome};
+use outgate_cluster::{Command, Outcome, Scope};
 
 use crate::dns::Exchangers;
 use crate::mail::{Address, ReversePath};
@@ -80,10 +80,9 @@ pub async fn recipient(
 }
 
 /// Counts a recipient that could not even be parsed.
-pub async fn malformed_recipient(line: &Line, client: &Client) {
+pub async fn malformed_recipient(line: &Line, client: &Client, reverse_path: &ReversePath) {
     if let Some(user) = line.directory.current(&client.user) {
-        // Without an address there may be no sender either: counted for the User alone.
-        count_invalid(line, client, &user, &ReversePath::Null).await;
+        count_invalid(line, client, &user, reverse_path).await;
     }
 }
 
@@ -103,12 +102,14 @@ async fn valid_sender(line: &Line, settings: &Settings, address: &Address) -> Re
     }
 }
 
-/// A limit that is already reached is told at MAIL; a lock waits for the end of DATA.
+/// A limit that is already reached is told at MAIL; a lock waits for the end of DATA. So does a limit that locks: only
+/// an admission can count the excess as abuse.
 fn not_limited(line: &Line, client: &Client, user: &UserView, reverse_path: &ReversePath) -> Result<(), Reply> {
     let identity = known_identity(client, user, reverse_path);
     let now = line.cluster.now();
     match line.cluster.read(|state| state.advise(user.id, identity.as_deref(), now)) {
         Advice::Pass | Advice::Locked { .. } => Ok(()),
+        Advice::Limit { scope: Scope::User, .. } if user.settings.lock_on_limit => Ok(()),
         Advice::Limit { window, unit, limit, retry_after_s, .. } => {
             Err(limit_reply(limit, unit, window, retry_after_s))
         }
@@ -133,7 +134,8 @@ struct View {
 
 fn view(line: &Line, client: &Client, user: &UserView, transaction: &Transaction<'_>, recipient: &Address) -> View {
     let now = line.cluster.now();
-    let counts_recipients = user.settings.limits_enabled && user.settings.max_recipients_per_day > 0;
+    // As the admission does: whatever limits_enabled says, and never for the null reverse-path.
+    let counts_recipients = user.settings.max_recipients_per_day > 0 && !transaction.reverse_path.is_null();
     let known = transaction.recipients;
     let identity = known_identity(client, user, transaction.reverse_path);
     line.cluster.read(|state| {
@@ -170,8 +172,12 @@ async fn deliverable(line: &Line, recipient: &Address) -> Result<(), Reply> {
 }
 
 /// The count is committed before the client hears its 5xx, so a lock that it causes holds from the next message on.
-/// A store that is slow is not waited for: a count may be lost, an answer may not.
+/// A store that is slow is not waited for: a count may be lost, an answer may not. The null reverse-path never locks
+/// anyone: whoever provoked a bounce chose its recipient.
 async fn count_invalid(line: &Line, client: &Client, user: &UserView, reverse_path: &ReversePath) {
+    if reverse_path.is_null() {
+        return;
+    }
     let identity = known_identity(client, user, reverse_path);
     let propose = line.cluster.propose(Command::InvalidRecipients { user: user.id, identity, count: 1 });
     match tokio::time::timeout(COUNT_TIMEOUT, propose).await {

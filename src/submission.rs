@@ -26,6 +26,7 @@ use std::time::Instant;
 use outgate_cluster::Cluster;
 
 use self::record::Outcome;
+use crate::check;
 use crate::config::Config;
 use crate::dns::Dns;
 use crate::mail::{Envelope, Message, MessageId};
@@ -80,12 +81,16 @@ pub struct Incoming {
 
 /// Judges, decides, stores; the one answer to the end of DATA.
 pub async fn submit(line: &Line, incoming: Incoming) -> Reply {
+    submit_checked(line, incoming, check::run).await
+}
+
+async fn submit_checked(line: &Line, incoming: Incoming, checks: judge::Checks) -> Reply {
     let started = Instant::now();
     let Some(user) = line.directory.current(&incoming.client.user) else {
         let outcome = Outcome::new(Reply::sender_not_permitted(), Status::Rejected);
         return record::finish(line, &incoming, None, outcome, started);
     };
-    let judged = judge::judge(line, user, &incoming).await;
+    let judged = judge::judge(line, user, &incoming, checks).await;
     let decided = decide::decide(line, &incoming, &judged).await;
     let outcome = act::act(line, &incoming, &judged, decided).await;
     record::finish(line, &incoming, Some(&judged), outcome, started)

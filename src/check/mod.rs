@@ -37,6 +37,8 @@ pub struct Facts {
 pub enum Check {
     Authentication,
     SenderRules,
+    /// All checks of the content together, where they failed.
+    Content,
     Size,
     Structure,
     Date,
@@ -59,9 +61,13 @@ pub enum Effect {
 /// Why a message cannot be taken.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    TooLarge { limit: u64 },
+    TooLarge {
+        limit: u64,
+    },
     Structure(Fault),
     HeaderFrom,
+    /// Not now: nobody could look into it.
+    ScannerFailure,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -77,6 +83,7 @@ impl Check {
         match self {
             Self::Authentication => "authentication",
             Self::SenderRules => "sender rules",
+            Self::Content => "content",
             Self::Size => "size",
             Self::Structure => "structure",
             Self::Date => "date",

@@ -72,8 +72,8 @@ impl Dialogue {
     }
 
     async fn malformed_recipient(&self) -> Reply {
-        if let Some(client) = &self.client {
-            reception::malformed_recipient(&self.shared.line, client).await;
+        if let (Some(client), Some(transaction)) = (&self.client, self.session.transaction()) {
+            reception::malformed_recipient(&self.shared.line, client, transaction.reverse_path()).await;
         }
         Reply::recipient_malformed()
     }

@@ -1,7 +1,7 @@
 //! The mail log: one record for every end of DATA and for every step after it.
 //!
 //! Callers hand a [`Record`] over and go on: they pay for one push under a lock. One thread turns
-//! records into lines, appends them to segment files and syncs these about once a second. Readers
+//! records into lines, appends them to segment files at once and syncs these about once a second. Readers
 //! scan the files from the newest end and stop early.
 //!
 //! * [`record`]: what is kept and what can be asked.
@@ -10,8 +10,9 @@
 //! * `search`: filters and the order of answers.
 //!
 //! Invariants:
-//! * A record is dropped only if the disk refuses writes for so long that the waiting room stays full; that is counted
-//!   and said aloud.
+//! * A record is dropped only if the disk refuses writes for so long that the waiting room is full; that is counted and
+//!   said aloud. Nobody waits for room.
+//! * A process that is killed loses at most what the writer was about to write; a machine that dies, about a second.
 //! * A search sees every record that was handed over before it began.
 //! * A segment is never appended to by a later life of the process, so a torn line can only be a segment's last.
 //!
@@ -41,11 +42,11 @@ impl Maillog {
     /// Uses (and makes) `directory`; segments older than `keep_days` are removed now and once an hour.
     pub fn open(directory: &Path, keep_days: u64) -> std::io::Result<Self> {
         let directory = Directory::open(directory)?;
-        let writer = Arc::new(Writer::start(directory.clone(), keep_days)?);
+        let writer = Arc::new(Writer::start(directory.clone(), keep_days, writer::WAITING_MAX)?);
         Ok(Self { writer, directory })
     }
 
-    /// Queues the record for the writer, which has it on disk within a second. Blocks only while the waiting room is full.
+    /// Queues the record for the writer, which has it in the file at once and on disk within a second. Never blocks.
     pub fn record(&self, record: Record) {
         self.writer.push(record);
     }

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Record;
+use crate::durable::create_directory;
 
 /// A scan holds one segment in memory at a time.
 pub(super) const SEGMENT_LENGTH_MAX: u64 = 16 << 20;
@@ -26,7 +27,7 @@ pub(super) struct SegmentName(pub(super) u64);
 
 impl Directory {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        fs::create_dir_all(path)?;
+        create_directory(path)?;
         Ok(Self(path.to_owned()))
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
 
 use super::record::{Attempt, Submission};
 use super::*;
@@ -162,6 +163,50 @@ async fn ten_thousand_records_in_many_threads_are_all_there() {
     });
     let all = log.search(Query { count: Some(20_000), ..Query::default() }).await.unwrap();
     assert_eq!(all.len(), 10_000);
+}
+
+/// Waits for the segment, which nobody flushes, to hold that many lines.
+fn wait_for_lines(directory: &Path, lines: usize) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let count = || -> usize {
+        let files = fs::read_dir(directory).unwrap();
+        files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap().lines().count()).sum()
+    };
+    while count() < lines {
+        assert!(Instant::now() < deadline, "{} lines of {lines}", count());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_record_is_in_the_file_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = Maillog::open(directory.path(), 32).unwrap();
+    let begun = Instant::now();
+    for n in 1..=40 {
+        log.record(submission(at_ms(), "alice@example.com", "mail", Status::Accepted));
+        wait_for_lines(directory.path(), n);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "a write interval for each: {:?}", begun.elapsed());
+}
+
+#[test]
+fn a_full_waiting_room_drops_and_never_waits() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("log");
+    let directory = Directory::open(&path).unwrap();
+    let writer = Writer::start(directory, 32, 4).unwrap();
+    fs::remove_dir_all(&path).unwrap();
+    let begun = Instant::now();
+    for _ in 0..1_000 {
+        writer.push(submission(at_ms(), "alice@example.com", "mail", Status::Accepted));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    fs::create_dir_all(&path).unwrap();
+    writer.stop();
+    let kept = fs::read_dir(&path).unwrap().map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
+    let lines: usize = kept.map(|text| text.lines().count()).sum();
+    assert!((4..=100).contains(&lines), "{lines}");
 }
 
 #[tokio::test]

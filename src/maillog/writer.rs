@@ -1,7 +1,8 @@
 //! The waiting room of the mail log and the one thread that empties it into segment files.
 //!
-//! The thread wakes by itself every quarter of a second, so that a record costs its caller no wake-up;
-//! only a search, a shutdown and a waiting room that fills up wake it early.
+//! A record is in the file, and so survives the death of the process, as soon as the thread comes to it: the first record
+//! after the thread took its batch wakes it, those behind it wait for the next batch and cost no wake-up. A disk that
+//! takes no writes is tried again at an interval, whatever comes in. Nobody ever waits to hand a record over.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,14 +14,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::Record;
 use super::segment::{Directory, SEGMENT_LENGTH_MAX, SegmentName, encode};
 
-/// Records that wait for the disk; some tens of MiB.
-const WAITING_MAX: usize = 65_536;
-/// From here on the writer is woken.
-const WAITING_WAKE: usize = WAITING_MAX / 4;
+/// Records that wait for the disk; a few hundred MiB where it takes no writes for minutes.
+pub(super) const WAITING_MAX: usize = 262_144;
+/// Between attempts on a disk that fails, and between looks at the sync's time.
 const WRITE_INTERVAL: Duration = Duration::from_millis(250);
 const SYNC_INTERVAL: Duration = Duration::from_millis(700);
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(3600);
-/// How long a caller waits for room, and a search for its flush, before the disk counts as broken.
+/// How long a search waits for its flush before the disk counts as broken.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Capacity of the line buffer that is kept between batches.
 const LINES_KEPT_MAX: usize = 1 << 20;
@@ -28,6 +28,7 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
+    waiting_max: usize,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -35,7 +36,7 @@ struct Shared {
     room: Mutex<Room>,
     /// Wakes the thread.
     work: Condvar,
-    /// Wakes whoever waits for room or for a flush.
+    /// Wakes whoever waits for a flush.
     written: Condvar,
 }
 
@@ -46,35 +47,39 @@ struct Room {
     pushed: u64,
     done: u64,
     dropped: u64,
+    /// There is something new.
     wake: bool,
+    /// Somebody waits: even a disk that failed is tried at once.
+    urgent: bool,
     stop: bool,
     stopped: bool,
 }
 
 impl Writer {
-    pub(super) fn start(directory: Directory, keep_days: u64) -> io::Result<Self> {
+    pub(super) fn start(directory: Directory, keep_days: u64, waiting_max: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared { room: Mutex::default(), work: Condvar::new(), written: Condvar::new() });
         let disk = Disk::new(directory, keep_days)?;
         let thread = {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new().name("maillog".to_owned()).spawn(move || run(&shared, disk))?
         };
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self { shared, waiting_max, thread: Mutex::new(Some(thread)) })
     }
 
+    /// Never waits: without room the record is lost, loudly.
     pub(super) fn push(&self, record: Record) {
         let mut room = self.shared.lock();
-        if room.waiting.len() >= WAITING_MAX {
-            room = self.wait_for_room(room);
-        }
-        if room.stopped || room.waiting.len() >= WAITING_MAX {
+        if room.stopped || room.waiting.len() >= self.waiting_max {
             room.dropped += 1;
-            tracing::error!(id = %record.id, dropped = room.dropped, "mail log record lost: the disk takes no writes");
+            // A flood of lost records must not become a flood of lines.
+            if room.dropped.is_power_of_two() {
+                tracing::error!(id = %record.id, dropped = room.dropped, "mail log records lost: the disk takes no writes");
+            }
             return;
         }
         room.waiting.push_back(record);
         room.pushed += 1;
-        if room.waiting.len() == WAITING_WAKE {
+        if !room.wake {
             self.shared.wake(&mut room);
         }
     }
@@ -83,6 +88,7 @@ impl Writer {
     pub(super) fn flush(&self) -> io::Result<()> {
         let mut room = self.shared.lock();
         let target = room.pushed;
+        room.urgent = true;
         self.shared.wake(&mut room);
         let waits = |room: &mut Room| room.done < target && !room.stopped;
         let waited = self.shared.written.wait_timeout_while(room, PATIENCE, waits);
@@ -101,12 +107,6 @@ impl Writer {
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the mail log's writer panicked");
         }
-    }
-
-    fn wait_for_room<'a>(&self, mut room: MutexGuard<'a, Room>) -> MutexGuard<'a, Room> {
-        self.shared.wake(&mut room);
-        let full = |room: &mut Room| room.waiting.len() >= WAITING_MAX && !room.stopped;
-        self.shared.written.wait_timeout_while(room, PATIENCE, full).unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
@@ -129,11 +129,12 @@ impl Shared {
 }
 
 fn run(shared: &Shared, mut disk: Disk) {
+    let mut failed = false;
     loop {
-        let (batch, stop) = next_batch(shared);
+        let (batch, stop) = next_batch(shared, failed);
         let result = disk.append(&batch);
         let mut room = shared.lock();
-        let failed = result.is_err();
+        failed = result.is_err();
         match result {
             Ok(()) => room.done += batch.len() as u64,
             Err(error) => {
@@ -152,12 +153,12 @@ fn run(shared: &Shared, mut disk: Disk) {
     }
 }
 
-/// Everything that waits, after a wake-up or the write interval; and whether this is the last call.
-fn next_batch(shared: &Shared) -> (Vec<Record>, bool) {
-    let idle = |room: &mut Room| !room.wake && !room.stop;
+/// Everything that waits, after a wake-up or the interval; and whether this is the last call.
+fn next_batch(shared: &Shared, failed: bool) -> (Vec<Record>, bool) {
+    let idle = |room: &mut Room| !(room.urgent || room.stop || room.wake && !failed);
     let waited = shared.work.wait_timeout_while(shared.lock(), WRITE_INTERVAL, idle);
     let (mut room, _) = waited.unwrap_or_else(PoisonError::into_inner);
-    room.wake = false;
+    (room.wake, room.urgent) = (false, false);
     (room.waiting.drain(..).collect(), room.stop)
 }
 

@@ -5,7 +5,9 @@
 
 use std::borrow::Cow;
 
-use outgate_cluster::state::settings::Settings;
+use outgate_cluster::state::UserView;
+use outgate_cluster::state::settings::{IdentificationMethod, Settings};
+use outgate_cluster::{DomainName, Login};
 
 use crate::check::{Check, Effect, Finding, HeaderFrom, Refusal};
 use crate::mail::Address;
@@ -52,6 +54,20 @@ pub fn header_from(settings: &Settings, from: &HeaderFrom) -> Option<Finding> {
             Some(refuse(format!("header From {address} is {rule}")))
         }),
     }
+}
+
+/// Whether the User's mail is signed with the key of an author's domain. The domains of others have keys here as well, so
+/// a person needs to belong to the domain, by login or by `require_from_domain`. A network or a smarthost, told by
+/// `identification_method`, sends for many domains that no rule lists: it signs for all.
+pub fn may_sign_for(user: &UserView, domain: &DomainName) -> bool {
+    let is_smarthost = match user.settings.identification_method {
+        IdentificationMethod::None => matches!(user.login, Login::Network(_)),
+        IdentificationMethod::EnvelopeSender
+        | IdentificationMethod::AuthenticationUser
+        | IdentificationMethod::Header => true,
+    };
+    let required = &user.settings.require_from_domain;
+    is_smarthost || user.domain == *domain || required.iter().any(|rule| domain_matches(rule, domain.as_str()))
 }
 
 /// `example.com` is that domain alone; `.example.com` and `*.example.com` are all domains below it.

@@ -48,7 +48,7 @@ pub fn judge(findings: &[Finding], bands: Bands) -> Verdict {
 fn class(refusal: Option<&Refusal>, score: u16, bands: Bands) -> Class {
     match refusal {
         Some(Refusal::TooLarge { .. }) => Class::Oversize,
-        Some(Refusal::Structure(_) | Refusal::HeaderFrom) => Class::Blocked,
+        Some(Refusal::Structure(_) | Refusal::HeaderFrom | Refusal::ScannerFailure) => Class::Blocked,
         None if u64::from(score) >= bands.spam => Class::Spam,
         None if u64::from(score) >= bands.unsure => Class::Unsure,
         None => Class::Clean,

@@ -5,7 +5,11 @@
 //! under another name, synced, renamed, and its directory synced: it is there whole or not at all.
 //!
 //! One copy of equal content (client retries while a User is locked) is kept through a marker
-//! `once/<fingerprint>` that holds the id of the copy. A marker whose copy is gone counts for nothing.
+//! `once/<fingerprint>` that holds the id of the copy. A marker whose copy is gone counts for nothing. Whoever is locked
+//! may still send different messages without end, so such copies have a daily measure: [`quota`].
+//!
+//! A release takes the entry out first, by renaming it to `<id>.releasing`: of two at the same time one finds it. What a
+//! crash left taken out is back after the next start.
 //!
 //! Invariants:
 //! * `hold` returns only after its file and its directory are synced.
@@ -13,6 +17,7 @@
 //!
 //! Never here: why a message is held, and what becomes of it when it is released.
 
+mod quota;
 mod store;
 
 use std::path::Path;
@@ -56,6 +61,8 @@ pub struct Held {
 pub enum QuarantineError {
     #[error("message {0} is not in quarantine")]
     Unknown(MessageId),
+    #[error("quarantine keeps no more copies of locked mail today")]
+    Full,
     #[error("cannot use the quarantine: {0}")]
     Io(#[from] std::io::Error),
 }
@@ -67,7 +74,14 @@ impl Quarantine {
         Ok(Self { store, permits: Arc::new(Semaphore::new(CONCURRENT_MAX)) })
     }
 
-    /// Holds the message; returns after the sync. `once` keeps one copy of equal content of one User: false = it was there already.
+    /// Whether [`Quarantine::hold`] with `once` would keep a copy of this content, before any work is put into it. False
+    /// = there is one.
+    pub async fn wants(&self, held: Held, message: Message) -> Result<bool, QuarantineError> {
+        self.run(move |store| store.wants(&held, &message)).await
+    }
+
+    /// Holds the message; returns after the sync. `once` keeps one copy of equal content of one User (false = it was there
+    /// already) while its measure of the day lasts (else [`QuarantineError::Full`]).
     pub async fn hold(&self, held: Held, message: Message, once: bool) -> Result<bool, QuarantineError> {
         self.run(move |store| if once { store.hold_once(&held, &message) } else { store.hold(&held, &message, None) })
             .await
@@ -86,6 +100,21 @@ impl Quarantine {
 
     pub async fn show(&self, id: MessageId) -> Result<(Held, Message), QuarantineError> {
         self.run(move |store| store.show(id)).await
+    }
+
+    /// Takes the entry out, for whoever then calls [`Quarantine::taken`] or [`Quarantine::put_back`]; nobody else finds it.
+    pub async fn take(&self, id: MessageId) -> Result<(Held, Message), QuarantineError> {
+        self.run(move |store| store.take(id)).await
+    }
+
+    /// Ends a [`Quarantine::take`]: the entry is gone for good.
+    pub async fn taken(&self, id: MessageId) -> Result<(), QuarantineError> {
+        self.run(move |store| store.taken(id)).await
+    }
+
+    /// Undoes a [`Quarantine::take`].
+    pub async fn put_back(&self, id: MessageId) -> Result<(), QuarantineError> {
+        self.run(move |store| store.put_back(id)).await
     }
 
     pub async fn remove(&self, id: MessageId) -> Result<(), QuarantineError> {

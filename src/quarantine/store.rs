@@ -8,7 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::quota::Quota;
 use super::{Held, QuarantineError};
+use crate::durable::create_directory;
 use crate::mail::{Message, MessageId};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -21,6 +23,7 @@ pub(super) struct Store {
     directory: PathBuf,
     keep_ms: u64,
     stripes: [Mutex<()>; STRIPES],
+    quota: Mutex<Quota>,
 }
 
 /// The first line of an entry's file.
@@ -34,14 +37,27 @@ struct Entry {
 
 impl Store {
     pub(super) fn open(directory: &Path, keep_days: u64) -> Result<Self, QuarantineError> {
-        fs::create_dir_all(directory.join("once"))?;
+        create_directory(&directory.join("once"))?;
         let stripes = std::array::from_fn(|_| Mutex::new(()));
-        let store = Self { directory: directory.to_owned(), keep_ms: keep_days.saturating_mul(DAY_MS), stripes };
+        let (directory, keep_ms) = (directory.to_owned(), keep_days.saturating_mul(DAY_MS));
+        let store = Self { directory, keep_ms, stripes, quota: Mutex::default() };
         let days = store.days()?.into_iter().map(|day| store.day_path(day));
         for path in days.chain([store.directory.join("once")]) {
             remove_half_written(&path)?;
+            put_all_back(&path)?;
         }
         Ok(store)
+    }
+
+    pub(super) fn wants(&self, held: &Held, message: &Message) -> Result<bool, QuarantineError> {
+        if self.copy_exists(&fingerprint(held, message).to_hex())? {
+            return Ok(false);
+        }
+        if self.quota().has_room(day_of(held.id), &held.user, held.size) {
+            Ok(true)
+        } else {
+            Err(QuarantineError::Full)
+        }
     }
 
     pub(super) fn hold_once(&self, held: &Held, message: &Message) -> Result<bool, QuarantineError> {
@@ -51,6 +67,13 @@ impl Store {
         if self.copy_exists(&name)? {
             return Ok(false);
         }
+        {
+            let mut quota = self.quota();
+            if !quota.has_room(day_of(held.id), &held.user, held.size) {
+                return Err(QuarantineError::Full);
+            }
+            quota.charge(&held.user, held.size);
+        }
         self.hold(held, message, Some(name.to_string()))?;
         write_durably(&self.directory.join("once"), &name, &[held.id.to_string().as_bytes()])?;
         Ok(true)
@@ -58,10 +81,8 @@ impl Store {
 
     pub(super) fn hold(&self, held: &Held, message: &Message, once: Option<String>) -> Result<bool, QuarantineError> {
         let day = self.day_path(day_of(held.id));
-        if !day.exists() {
-            fs::create_dir_all(&day)?;
-            sync_directory(&self.directory)?;
-        }
+        // Each time: whoever made the directory just now may not have synced it yet.
+        create_directory(&day)?;
         let mut first = serde_json::to_vec(&Entry { held: held.clone(), once }).map_err(io::Error::from)?;
         first.push(b'\n');
         write_durably(&day, &format!("{}.held", held.id), &[&first, message.bytes()])?;
@@ -81,7 +102,7 @@ impl Store {
                 if found.len() >= count {
                     return Ok(found);
                 }
-                match self.entry(id) {
+                match entry(id, &self.path(id)) {
                     Ok(entry) => found.extend(Some(entry.held).filter(fits)),
                     // Removed since the directory was read.
                     Err(QuarantineError::Unknown(_)) => {}
@@ -93,15 +114,36 @@ impl Store {
     }
 
     pub(super) fn show(&self, id: MessageId) -> Result<(Held, Message), QuarantineError> {
-        let bytes = Bytes::from(fs::read(self.path(id)).map_err(|error| unknown_if_absent(id, error))?);
-        let end = memchr::memchr(b'\n', &bytes).ok_or_else(|| damaged(id))?;
-        let entry: Entry = serde_json::from_slice(&bytes[..end]).map_err(io::Error::from)?;
-        Ok((entry.held, Message::new(bytes.slice(end + 1..))))
+        read(id, &self.path(id))
+    }
+
+    pub(super) fn take(&self, id: MessageId) -> Result<(Held, Message), QuarantineError> {
+        fs::rename(self.path(id), self.taken_path(id)).map_err(|error| unknown_if_absent(id, error))?;
+        read(id, &self.taken_path(id)).inspect_err(|_| {
+            if let Err(error) = self.put_back(id) {
+                tracing::error!(%id, %error, "quarantine entry is hidden until the next start");
+            }
+        })
+    }
+
+    pub(super) fn put_back(&self, id: MessageId) -> Result<(), QuarantineError> {
+        fs::rename(self.taken_path(id), self.path(id)).map_err(|error| unknown_if_absent(id, error))
+    }
+
+    pub(super) fn taken(&self, id: MessageId) -> Result<(), QuarantineError> {
+        self.delete(id, &self.taken_path(id))?;
+        // Without it a crash of the machine would bring back what was delivered.
+        Ok(sync_directory(&self.day_path(day_of(id)))?)
     }
 
     pub(super) fn remove(&self, id: MessageId) -> Result<(), QuarantineError> {
-        let marker = self.entry(id).ok().and_then(|entry| entry.once);
-        fs::remove_file(self.path(id)).map_err(|error| unknown_if_absent(id, error))?;
+        self.delete(id, &self.path(id))
+    }
+
+    /// The entry in `path` with its marker.
+    fn delete(&self, id: MessageId, path: &Path) -> Result<(), QuarantineError> {
+        let marker = entry(id, path).ok().and_then(|entry| entry.once);
+        fs::remove_file(path).map_err(|error| unknown_if_absent(id, error))?;
         if let Some(marker) = marker {
             remove_if_there(&self.directory.join("once").join(marker))?;
         }
@@ -116,7 +158,7 @@ impl Store {
                 self.remove(id)?;
                 expired.push(id);
             }
-            if (day + 1) * DAY_MS < before_ms && self.ids(day)?.is_empty() {
+            if (day + 1) * DAY_MS < before_ms && names(&self.day_path(day))?.next().is_none() {
                 fs::remove_dir(self.day_path(day))?;
             }
         }
@@ -130,13 +172,6 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    fn entry(&self, id: MessageId) -> Result<Entry, QuarantineError> {
-        let file = File::open(self.path(id)).map_err(|error| unknown_if_absent(id, error))?;
-        let mut line = Vec::new();
-        BufReader::new(file).read_until(b'\n', &mut line)?;
-        Ok(serde_json::from_slice(&line).map_err(io::Error::from)?)
     }
 
     /// Days that have a directory, oldest first.
@@ -158,13 +193,35 @@ impl Store {
         self.day_path(day_of(id)).join(format!("{id}.held"))
     }
 
+    fn taken_path(&self, id: MessageId) -> PathBuf {
+        self.day_path(day_of(id)).join(format!("{id}.releasing"))
+    }
+
     fn day_path(&self, day: u64) -> PathBuf {
         self.directory.join(day.to_string())
+    }
+
+    fn quota(&self) -> MutexGuard<'_, Quota> {
+        self.quota.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stripe(&self, byte: u8) -> MutexGuard<'_, ()> {
         self.stripes[usize::from(byte) % STRIPES].lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn entry(id: MessageId, path: &Path) -> Result<Entry, QuarantineError> {
+    let file = File::open(path).map_err(|error| unknown_if_absent(id, error))?;
+    let mut line = Vec::new();
+    BufReader::new(file).read_until(b'\n', &mut line)?;
+    Ok(serde_json::from_slice(&line).map_err(io::Error::from)?)
+}
+
+fn read(id: MessageId, path: &Path) -> Result<(Held, Message), QuarantineError> {
+    let bytes = Bytes::from(fs::read(path).map_err(|error| unknown_if_absent(id, error))?);
+    let end = memchr::memchr(b'\n', &bytes).ok_or_else(|| damaged(id))?;
+    let entry: Entry = serde_json::from_slice(&bytes[..end]).map_err(io::Error::from)?;
+    Ok((entry.held, Message::new(bytes.slice(end + 1..))))
 }
 
 fn day_of(id: MessageId) -> u64 {
@@ -210,6 +267,16 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 
 fn remove_half_written(directory: &Path) -> io::Result<()> {
     names(directory)?.filter(|name| name.ends_with(".tmp")).try_for_each(|name| fs::remove_file(directory.join(name)))
+}
+
+/// What a crash left taken out.
+fn put_all_back(directory: &Path) -> io::Result<()> {
+    for name in names(directory)? {
+        if let Some(id) = name.strip_suffix(".releasing") {
+            fs::rename(directory.join(&name), directory.join(format!("{id}.held")))?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

@@ -96,6 +96,20 @@ async fn once_keeps_one_copy_until_it_is_removed() {
 }
 
 #[tokio::test]
+async fn a_copy_is_wanted_once_and_while_there_is_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let quarantine = Quarantine::open(directory.path(), 14).unwrap();
+    let (first, other) = (held(id_at(DAY_MS, 1), "a"), held(id_at(DAY_MS, 2), "a"));
+    let wants = async |held: &Held, text| quarantine.wants(held.clone(), message(text)).await;
+    assert!(wants(&first, "\r\nx").await.unwrap());
+    assert!(quarantine.hold(first.clone(), message("\r\nx"), true).await.unwrap());
+    assert!(!wants(&other, "\r\nx").await.unwrap());
+    let huge = Held { size: 100 << 20, ..other };
+    assert!(matches!(wants(&huge, "\r\ny").await, Err(QuarantineError::Full)));
+    assert!(matches!(quarantine.hold(huge, message("\r\ny"), true).await, Err(QuarantineError::Full)));
+}
+
+#[tokio::test]
 async fn a_marker_without_its_copy_counts_for_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let quarantine = Quarantine::open(directory.path(), 14).unwrap();
@@ -123,6 +137,32 @@ async fn simultaneous_retries_leave_one_copy() {
         kept += usize::from(task.await.unwrap());
     }
     assert_eq!((kept, quarantine.list(None, None, 100).await.unwrap().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn an_entry_is_taken_out_once_and_comes_back_or_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let quarantine = Quarantine::open(directory.path(), 14).unwrap();
+    let id = id_at(DAY_MS, 1);
+    assert!(quarantine.hold(held(id, "a"), message("\r\nx"), true).await.unwrap());
+    let takers: Vec<_> = (0..20)
+        .map(|_| {
+            let quarantine = quarantine.clone();
+            tokio::spawn(async move { quarantine.take(id).await.is_ok() })
+        })
+        .collect();
+    let mut taken = 0;
+    for taker in takers {
+        taken += usize::from(taker.await.unwrap());
+    }
+    assert_eq!((taken, quarantine.list(None, None, 9).await.unwrap().len()), (1, 0));
+    quarantine.put_back(id).await.unwrap();
+    assert_eq!(quarantine.take(id).await.unwrap().1, message("\r\nx"));
+    let quarantine = Quarantine::open(directory.path(), 14).unwrap();
+    assert_eq!(quarantine.take(id).await.unwrap().1, message("\r\nx"), "a crash in between");
+    quarantine.taken(id).await.unwrap();
+    assert!(matches!(quarantine.take(id).await, Err(QuarantineError::Unknown(_))));
+    assert_eq!(fs::read_dir(directory.path().join("once")).unwrap().count(), 0, "its marker went with it");
 }
 
 #[tokio::test]

@@ -56,6 +56,8 @@ async fn a_reached_limit_is_told_at_mail_and_a_lock_is_not() {
     let reply = mail(&node, "alice@example.com", None).await;
     assert!(reply.starts_with("451 4.7.1 limit of 1 messages per minute reached, retry after "), "{reply}");
     assert_eq!(mail(&node, "", None).await, "250", "the null sender has its own limit");
+    node.set(&["lock_on_limit=true"]).await;
+    assert_eq!(mail(&node, "alice@example.com", None).await, "250", "the end of DATA will lock");
     node.set(&["limit_per_minute=0"]).await;
     node.lock().await;
     assert_eq!(mail(&node, "alice@example.com", None).await, "250");
@@ -104,16 +106,42 @@ async fn new_addresses_stop_at_the_limit_and_known_ones_pass() {
     assert_eq!(rcpt(&node, from, &known, "BOB@example.net").await, "250");
     let reply = rcpt(&node, from, &known, "dave@example.net").await;
     assert_eq!(reply, "450 4.7.1 limit of 2 different recipients per day reached");
+    node.set(&["limits_enabled=false"]).await;
+    assert!(rcpt(&node, from, &known, "dave@example.net").await.starts_with("450"), "a limit of its own");
+    assert!(node.submit("From: alice@example.com\r\n\r\nx\r\n").await.starts_with("250"));
+    node.set(&["max_recipients_per_day=1"]).await;
+    assert!(rcpt(&node, from, &[], "dave@example.net").await.starts_with("450"));
+    assert_eq!(rcpt(&node, "", &[], "dave@example.net").await, "250", "the null sender is not counted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invalid_recipients_lock() {
     let node = Fixture::new(&["invalid_recipient_limit=3"]).await;
     rcpt(&node, "alice@example.com", &[], "a@nothing.test").await;
-    malformed_recipient(&node.line, &node.client).await;
+    malformed_recipient(&node.line, &node.client, &path("alice@example.com")).await;
     assert!(node.submit("From: alice@example.com\r\n\r\nx\r\n").await.starts_with("250"));
     rcpt(&node, "alice@example.com", &[], "b@nothing.test").await;
     assert!(node.submit("From: alice@example.com\r\n\r\nx\r\n").await.starts_with("451 4.7.1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invalid_recipients_of_bounces_do_not_lock() {
+    let node = Fixture::new(&["invalid_recipient_limit=1"]).await;
+    assert!(rcpt(&node, "", &[], "a@nothing.test").await.starts_with("550 5.1.2"));
+    assert!(node.submit("From: alice@example.com\r\n\r\nx\r\n").await.starts_with("250"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_recipients_of_one_identity_lock_it_alone() {
+    let node = Fixture::new(&["invalid_recipient_limit=1", "identification_method=envelope_sender"]).await;
+    malformed_recipient(&node.line, &node.client, &path("bob@example.com")).await;
+    assert!(node.submit("From: alice@example.com\r\n\r\nx\r\n").await.starts_with("250"));
+    let mut incoming = node.incoming(&["carol@example.net"], "From: bob@example.com\r\n\r\nx\r\n");
+    incoming.envelope.reverse_path = path("bob@example.com");
+    let reply = crate::submission::submit(&node.line, incoming).await.to_string();
+    assert!(reply.starts_with("451 4.7.1 bob@example.com is locked"), "{reply}");
+    malformed_recipient(&node.line, &node.client, &path("")).await;
+    assert!(node.submit("From: alice@example.com\r\n\r\nx\r\n").await.starts_with("250"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -105,7 +105,6 @@ replies! {
     locked_reject(who: &str, contact: &str) = 550 "5.7.1" "{who} is locked, contact {contact}";
     spam(id: MessageId) = 550 "5.7.1" "message {id} refused as spam";
     virus(id: MessageId) = 550 "5.7.1" "message {id} refused, it carries a virus";
-    rule(id: MessageId) = 550 "5.7.1" "message {id} refused by policy";
     from_not_permitted(id: MessageId) = 550 "5.7.1" "message {id} refused, header From not permitted";
     structure(id: MessageId, what: &str) = 550 "5.6.0" "message {id} refused: {what}";
     scanner_failure() = 451 "4.3.0" "content check failed, try later";

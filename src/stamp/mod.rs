@@ -13,7 +13,8 @@
 //! Invariants:
 //! * No value that came from a client can end a field or begin another: control characters become spaces, what is not
 //!   ASCII becomes `?`.
-//! * Fields named `X-Outgate-…` that came with the message never leave with it.
+//! * Fields named `X-Outgate-…` and `X-Report-Abuse-To` that came with the message never leave with it: only ours speak.
+//!   Neither does `Return-Path`, which the last hop writes (RFC 5321 section 4.4).
 //! * What was signed is what leaves: nothing is added behind the signature.
 //!
 //! Never here: whether the message may leave, and the User's settings.
@@ -30,6 +31,8 @@ use self::field::{append_field, printable};
 use crate::mail::{Address, Message, MessageId};
 
 const OWN_FIELD_PREFIX: &str = "X-Outgate-";
+/// Fields that only another hop than the client may write.
+const NEVER_THE_CLIENTS: [&str; 2] = ["X-Report-Abuse-To", "Return-Path"];
 const DATE_FORMAT: &str = "%a, %d %b %Y %H:%M:%S +0000";
 /// Octets of evidence in the message; all of it is in the mail log.
 const EVIDENCE_LENGTH_MAX: usize = 2_000;
@@ -131,7 +134,7 @@ fn append_originals(out: &mut Vec<u8>, stamp: &Stamp<'_>, message: &Message) {
 
 fn is_stripped(stamp: &Stamp<'_>, name: &str) -> bool {
     let own = name.get(..OWN_FIELD_PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(OWN_FIELD_PREFIX));
-    own || stamp.removed.iter().any(|removed| removed.eq_ignore_ascii_case(name))
+    own || NEVER_THE_CLIENTS.iter().chain(stamp.removed).any(|stripped| stripped.eq_ignore_ascii_case(name))
 }
 
 /// RFC 6409 section 8: a submission server adds Message-ID and Date.

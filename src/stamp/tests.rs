@@ -79,7 +79,7 @@ fn foreign_marks_and_identification_headers_are_stripped_with_their_folds() {
     let stamped = stamp(
         &asked,
         &message(
-            "A: 1\r\nX-OUTGATE-Class: forged\r\n folded\r\nB: 2\r\nx-auth-user: carol\r\nC: 3\r\n\r\nX-Outgate-Id: body\r\n",
+            "A: 1\r\nX-OUTGATE-Class: forged\r\n folded\r\nx-report-abuse-to: nobody\r\nReturn-path: <x@y>\r\nB: 2\r\nx-auth-user: carol\r\nC: 3\r\n\r\nX-Outgate-Id: body\r\n",
         ),
     );
     let names: Vec<_> = stamped.headers().map(|header| header.name.to_owned()).collect();

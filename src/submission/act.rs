@@ -42,7 +42,7 @@ async fn carry_out(line: &Line, incoming: &Incoming, judged: &Judged, dispositio
             let held = hold(line, incoming, judged, "virus", false).await;
             Outcome::new(Reply::virus(id), if held.is_ok() { Status::Quarantined } else { Status::Refused })
         }
-        Disposition::Refuse(refusal) => Outcome::new(refusal_reply(incoming, &refusal), Status::Refused),
+        Disposition::Refuse(refusal) => refused(incoming, &refusal),
         Disposition::Locked { scope, response } => locked(line, incoming, judged, scope, response).await,
         Disposition::Limit { limit, unit, window, retry_after_s } => {
             Outcome::new(limit_reply(limit, unit, window, retry_after_s), Status::Rejected)
@@ -103,23 +103,42 @@ async fn hold(
         held_ms: now_ms(),
         max_days_to_retry: judged.user.settings.max_days_to_retry,
     };
-    let message = stamped(line, incoming, judged).await;
-    let result = line.quarantine.hold(held, message, once).await;
+    let result = keep(line, incoming, judged, held, once).await;
     match &result {
         Ok(true) => {
             line.metrics.quarantined.inc();
         }
         Ok(false) => {}
+        Err(QuarantineError::Full) => tracing::debug!(id = %incoming.id, "no room for a held message"),
         Err(error) => tracing::error!(%error, id = %incoming.id, "cannot hold a message"),
     }
     result
 }
 
-fn refusal_reply(incoming: &Incoming, refusal: &Refusal) -> Reply {
+/// Stamps and signs only what will be kept; what the spool needs to go on is never spent on quarantine.
+async fn keep(
+    line: &Line,
+    incoming: &Incoming,
+    judged: &Judged,
+    held: Held,
+    once: bool,
+) -> Result<bool, QuarantineError> {
+    if !line.queue.has_room() {
+        return Err(QuarantineError::Full);
+    }
+    if once && !line.quarantine.wants(held.clone(), incoming.message.clone()).await? {
+        return Ok(false);
+    }
+    let message = stamped(line, incoming, judged).await;
+    line.quarantine.hold(held, message, once).await
+}
+
+fn refused(incoming: &Incoming, refusal: &Refusal) -> Outcome {
     match refusal {
-        Refusal::TooLarge { limit } => Reply::too_large(*limit),
-        Refusal::Structure(fault) => Reply::structure(incoming.id, &fault.to_string()),
-        Refusal::HeaderFrom => Reply::from_not_permitted(incoming.id),
+        Refusal::TooLarge { limit } => Outcome::new(Reply::too_large(*limit), Status::Refused),
+        Refusal::Structure(fault) => Outcome::new(Reply::structure(incoming.id, &fault.to_string()), Status::Refused),
+        Refusal::HeaderFrom => Outcome::new(Reply::from_not_permitted(incoming.id), Status::Refused),
+        Refusal::ScannerFailure => Outcome::new(Reply::scanner_failure(), Status::Rejected),
     }
 }
 

@@ -10,6 +10,7 @@ use super::judge::{Judged, recipient_hash};
 use super::record::class_name;
 use super::{Incoming, Line};
 use crate::mail::{Address, Message};
+use crate::policy::sender::may_sign_for;
 use crate::policy::{Disposition, disposition};
 use crate::queue::{AdmissionTag, NewMessage, Stored};
 use crate::smtp::Reply;
@@ -218,11 +219,12 @@ fn with_fields(line: &Line, incoming: &Incoming, judged: &Judged) -> Message {
     stamp::stamp(&stamp, &incoming.message)
 }
 
-/// The keys of the author's domain under the User's selector; the envelope sender's where header From names nobody.
+/// The keys of the author's domain under the User's selector, where the User may sign for it; the envelope sender's where
+/// header From names nobody.
 fn signing_keys(line: &Line, incoming: &Incoming, judged: &Judged) -> Vec<outgate_cluster::state::DkimKey> {
     let author = judged.from.first().or_else(|| incoming.envelope.reverse_path.address());
     let domain = author.and_then(Address::dns_domain).and_then(|domain| DomainName::new(&domain).ok());
-    let Some(domain) = domain else { return Vec::new() };
+    let Some(domain) = domain.filter(|domain| may_sign_for(&judged.user, domain)) else { return Vec::new() };
     let selector = &judged.user.settings.dkim_selector;
     let is_meant =
         |name: &str| name.strip_prefix(selector.as_str()).is_some_and(|s| s.is_empty() || s == ED25519_SUFFIX);

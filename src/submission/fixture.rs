@@ -42,7 +42,9 @@ impl Fixture {
     pub(crate) async fn with_config(settings: &[&str], mut config: Config) -> Self {
         let directory = tempfile::tempdir().unwrap();
         config.dns = DnsConfig { servers: vec![dns_server()], timeout_s: 3 };
-        config.spool.free_min_bytes = 0;
+        if config.spool.free_min_bytes == Config::default().spool.free_min_bytes {
+            config.spool.free_min_bytes = 0;
+        }
         let options =
             OpenOptions { directory: directory.path().join("cluster"), propose_timeout: Duration::from_secs(5) };
         Cluster::init(&options).unwrap();

@@ -1,19 +1,24 @@
 //! Everything that is known of a message before the cluster is asked.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use outgate_cluster::Wish;
+use outgate_cluster::state::settings::{ScannerFailure, Settings};
 use outgate_cluster::state::{Advice, UserView};
 
 use super::{Client, Incoming, Line};
-use crate::check::{self, Check, Effect, Facts, Finding, HeaderFrom};
+use crate::check::{self, Check, Effect, Facts, Finding, HeaderFrom, Refusal};
 use crate::mail::{Address, Message};
 use crate::policy::identity::{Traits, identity};
 use crate::policy::{self, Bands, Intent, Verdict, sender};
 
 /// Larger messages are checked on a thread that may block: decoding them takes milliseconds.
 const CHECKED_INLINE_MAX: usize = 256 << 10;
+
+/// The checks of the content: [`check::run`].
+pub(super) type Checks = fn(&Facts, &Message) -> Vec<Finding>;
 
 /// A judged message.
 pub(super) struct Judged {
@@ -32,7 +37,7 @@ pub(super) struct Judged {
     pub(super) looks_locked: bool,
 }
 
-pub(super) async fn judge(line: &Line, user: Arc<UserView>, incoming: &Incoming) -> Judged {
+pub(super) async fn judge(line: &Line, user: Arc<UserView>, incoming: &Incoming, checks: Checks) -> Judged {
     let settings = Arc::clone(&user.settings);
     let traits = Traits {
         reverse_path: &incoming.envelope.reverse_path,
@@ -41,10 +46,10 @@ pub(super) async fn judge(line: &Line, user: Arc<UserView>, incoming: &Incoming)
     };
     let identity = identity(&settings, traits);
     let (contact, advice) = surroundings(line, &user, identity.as_deref());
-    let from = check::header_from(&incoming.message);
+    let (from, found) = content(&incoming.message, &settings, checks).await;
     let mut findings = vec![authentication(&incoming.client)];
+    findings.extend(found);
     findings.extend(sender::header_from(&settings, &from));
-    findings.extend(checked(&incoming.message, settings.max_message_size).await);
     let verdict = policy::judge(&findings, Bands::from(&*settings));
     let intent = policy::intent(&verdict, &settings);
     Judged {
@@ -106,16 +111,34 @@ fn authentication(client: &Client) -> Finding {
     Finding { check: Check::Authentication, effect: Effect::Note, text }
 }
 
-async fn checked(message: &Message, max_message_size: u64) -> Vec<Finding> {
+/// Whoever wrote the message may have found a way to make a check panic: then nothing is known of the content, and
+/// `scanner_failure` says what follows.
+async fn content(message: &Message, settings: &Settings, checks: Checks) -> (HeaderFrom, Vec<Finding>) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let facts = Facts { now_s: i64::try_from(now.as_secs()).unwrap_or(i64::MAX), max_message_size };
-    if message.size() <= CHECKED_INLINE_MAX {
-        return check::run(&facts, message);
-    }
+    let facts =
+        Facts { now_s: i64::try_from(now.as_secs()).unwrap_or(i64::MAX), max_message_size: settings.max_message_size };
+    let inline = message.size() <= CHECKED_INLINE_MAX;
     let message = message.clone();
-    let checks = tokio::task::spawn_blocking(move || check::run(&facts, &message));
-    checks.await.unwrap_or_else(|error| {
-        tracing::error!(%error, "the checks of a message panicked");
-        Vec::new()
-    })
+    let read = move || (contained(|| check::header_from(&message)), contained(|| checks(&facts, &message)));
+    let (from, found) = if inline { read() } else { tokio::task::spawn_blocking(read).await.unwrap_or_default() };
+    match (from, found) {
+        (Some(from), Some(found)) => (from, found),
+        (from, _) => {
+            tracing::error!(consequence = ?settings.scanner_failure, "the checks of a message panicked");
+            (from.unwrap_or(HeaderFrom::Unreadable), vec![failed(settings.scanner_failure)])
+        }
+    }
+}
+
+fn failed(consequence: ScannerFailure) -> Finding {
+    let effect = match consequence {
+        ScannerFailure::Defer => Effect::Refuse(Refusal::ScannerFailure),
+        ScannerFailure::Accept => Effect::Note,
+    };
+    Finding { check: Check::Content, effect, text: "the checks failed, nothing is known of the content".to_owned() }
+}
+
+/// `None` = `work` panicked. It must own or only read what it works on.
+pub(super) fn contained<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(work)).ok()
 }

@@ -8,7 +8,7 @@ use outgate_cluster::{Admission, AdmissionVerdict, Applied, Charge, Class, Scope
 
 use super::act::window_name;
 use super::decide::now_ms;
-use super::judge::Judged;
+use super::judge::{Judged, contained};
 use super::{Client, Incoming, Line};
 use crate::mail::{Envelope, Message, MessageId};
 use crate::maillog::record::Submission;
@@ -125,8 +125,8 @@ pub(super) fn subject(message: &Message) -> String {
         return raw;
     }
     let line = format!("{raw}\r\n");
-    let decoded = MessageStream::new(line.as_bytes()).parse_unstructured().into_text();
-    decoded.map_or(raw, |text| bounded(&text))
+    let decoded = contained(|| MessageStream::new(line.as_bytes()).parse_unstructured().into_text());
+    decoded.flatten().map_or(raw, |text| bounded(&text))
 }
 
 fn field(message: &Message, name: &str) -> String {

@@ -3,8 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use outgate_cluster::command::{DkimAlgorithm, UserPatch};
-use outgate_cluster::{AdmissionId, Command, DomainName};
+use outgate_cluster::command::{DkimAlgorithm, DomainPatch, NewUser, UserPatch};
+use outgate_cluster::state::settings::{Level, Patch};
+use outgate_cluster::{AdmissionId, Command, DomainName, Login};
 
 use super::fixture::{CONTACT, Fixture, login, propose};
 use super::*;
@@ -144,21 +145,22 @@ async fn identities_are_locked_alone_and_their_header_is_removed() {
     assert_eq!(bytes.named("X-Outgate-Identity").next().unwrap().text(), "erin");
 }
 
+fn dkim_key(selector: &str) -> Command {
+    let der = aws_lc_rs::signature::Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new()).unwrap();
+    let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, der.as_ref());
+    Command::DkimPut {
+        domain: DomainName::new("example.com").unwrap(),
+        selector: selector.to_owned(),
+        algorithm: DkimAlgorithm::Ed25519Sha256,
+        private_key: format!("-----BEGIN PRIVATE KEY-----\n{base64}\n-----END PRIVATE KEY-----\n"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authors_domain_signs_with_both_keys_of_the_selector() {
     let node = Fixture::new(&[]).await;
-    let key = |selector: &str| {
-        let der = aws_lc_rs::signature::Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new()).unwrap();
-        let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, der.as_ref());
-        Command::DkimPut {
-            domain: DomainName::new("example.com").unwrap(),
-            selector: selector.to_owned(),
-            algorithm: DkimAlgorithm::Ed25519Sha256,
-            private_key: format!("-----BEGIN PRIVATE KEY-----\n{base64}\n-----END PRIVATE KEY-----\n"),
-        }
-    };
     for selector in ["default", "default-ed25519", "default-old", "other"] {
-        propose(&node.line.cluster, key(selector)).await;
+        propose(&node.line.cluster, dkim_key(selector)).await;
     }
     let signatures = async |text: &str| {
         let incoming = node.incoming(&["bob@example.net"], text);
@@ -173,6 +175,34 @@ async fn the_authors_domain_signs_with_both_keys_of_the_selector() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_person_signs_for_its_own_domain_a_smarthost_for_all() {
+    let node = Fixture::new(&[]).await;
+    propose(&node.line.cluster, dkim_key("default")).await;
+    let name = DomainName::new("example.org").unwrap();
+    propose(&node.line.cluster, Command::DomainAdd { name, patch: DomainPatch::default() }).await;
+    for (login, setting, expected) in [
+        ("dave@example.com", "max_unlocks=1", 1),
+        ("example.com", "max_unlocks=1", 1),
+        ("dave@example.org", "max_unlocks=1", 0),
+        ("example.org", "require_from_domain=.example.com", 0),
+        ("erin@example.org", "require_from_domain=example.com,example.org", 1),
+        ("frank@example.org", "identification_method=envelope_sender", 1),
+    ] {
+        let login: Login = login.parse().unwrap();
+        let settings = Patch::parse(&[setting], Level::User).unwrap();
+        let user =
+            NewUser { login: login.clone(), owner: None, password_hash: Some("$argon2id$".to_owned()), settings };
+        propose(&node.line.cluster, Command::UserAdd { user }).await;
+        let view = Arc::new(node.line.cluster.read(|state| state.user(&login)).unwrap());
+        let mut incoming = node.incoming(&["bob@example.net"], PLAIN);
+        incoming.client.user = Authenticated { view: Arc::clone(&view), authentication_user: None, place: None };
+        let judged = judge::judge(&node.line, view, &incoming, check::run).await;
+        let signed = decide::stamped(&node.line, &incoming, &judged).await;
+        assert_eq!(signed.named("DKIM-Signature").count(), expected, "{login} {setting}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_accepted_answer_needs_a_quarantine_that_holds() {
     let node = Fixture::new(&["quarantine_response=accepted"]).await;
     let quarantine = node.directory.path().join("quarantine");
@@ -182,6 +212,32 @@ async fn an_accepted_answer_needs_a_quarantine_that_holds() {
     node.set(&["quarantine_response=rejected"]).await;
     assert!(node.submit(&spam(1)).await.starts_with("550 5.7.1"));
     assert_eq!(node.records().await[0].status, Status::Refused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_user_cannot_fill_the_disk() {
+    let node = Fixture::new(&["locked_response=discard"]).await;
+    node.lock().await;
+    let different = |n: usize| PLAIN.replace("lunch", &format!("lunch {n}"));
+    for n in 0..100 {
+        assert!(node.submit(&different(n)).await.starts_with("250"));
+    }
+    assert!(node.submit(&different(100)).await.starts_with("451 4.3.0"), "neither kept nor dropped");
+    assert!(node.submit(&different(7)).await.starts_with("250"), "a retry of what is kept");
+    node.set(&["locked_response=defer"]).await;
+    assert!(node.submit(&different(101)).await.contains("is locked"));
+    assert_eq!((node.held().await.len(), node.records().await.len()), (100, 103));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_not_spent_on_quarantine() {
+    let mut config = Config::default();
+    config.spool.free_min_bytes = u64::MAX;
+    let node = Fixture::with_config(&[], config).await;
+    assert!(node.submit(&spam(0)).await.starts_with("550 5.7.1"));
+    node.lock().await;
+    assert!(node.submit(PLAIN).await.contains("is locked"));
+    assert_eq!(node.held().await.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,6 +258,28 @@ async fn the_null_sender_has_a_limit_of_its_own() {
         assert_eq!(submit(&node.line, incoming).await.code, 250);
     }
     assert!(node.submit(PLAIN).await.starts_with("250"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checks_that_panic_answer_as_scanner_failure_says() {
+    let node = Fixture::new(&[]).await;
+    let large = format!("{PLAIN}{}", "0123456789\r\n".repeat(30_000));
+    let submit = async |text: &str| {
+        let incoming = node.incoming(&["bob@example.net"], text);
+        submit_checked(&node.line, incoming, |_, _| panic!("a check panics")).await.to_string()
+    };
+    for text in [PLAIN, &large] {
+        assert_eq!(submit(text).await, "451 4.3.0 content check failed, try later");
+    }
+    let patch = Patch::parse(&["scanner_failure=accept"], Level::Cluster).unwrap();
+    propose(&node.line.cluster, Command::DefaultsSet { patch }).await;
+    for text in [PLAIN, &large] {
+        assert!(submit(text).await.starts_with("250 2.0.0"));
+    }
+    let records = node.records().await;
+    assert_eq!((records.len(), node.queued().await), (4, 2));
+    assert_eq!((records[3].class.as_str(), records[3].status), ("blocked", Status::Rejected));
+    assert!(records.iter().all(|record| record.evidence[1].starts_with("content: the checks failed")), "{records:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,6 +57,21 @@ fn a_known_limit_is_told_at_mail_and_costs_nothing() {
 }
 
 #[test]
+fn a_limit_that_counts_as_abuse_locks() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    node.ok(&["user", "set", ALICE, "limit_per_hour=1", "lock_on_limit=true"]);
+    let mut client = node.login(ALICE);
+    let mut hello = |n: &str| client.mail(ALICE, "bob@example.net", &letter(ALICE, "bob@example.net", n, "hello"));
+    assert_eq!(hello("1").code, 250);
+    let refused = hello("2");
+    assert!(refused.text.starts_with("451 4.7.1 limit of 1 messages per hour"), "{refused:?}");
+    assert_eq!(node.lock_of(ALICE)["state"], "locked");
+    assert!(hello("3").text.contains("is locked"));
+    assert_eq!(sink.wait(1).len(), 1);
+}
+
+#[test]
 fn a_message_counts_once_or_per_recipient() {
     let sink = Sink::start();
     let node = TestNode::with_alice(&sink);
@@ -139,4 +154,25 @@ fn accepted_quarantine_answers_250_and_delivers_nothing() {
     let delivered = sink.wait(1);
     assert_eq!(delivered[0].header("Subject").as_deref(), Some("ham"));
     assert_eq!(node.json(&["quarantine", "list"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn many_releases_at_once_deliver_once() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    let mut client = node.login(ALICE);
+    for round in 1..=3 {
+        let subject = format!("win {round}");
+        assert_eq!(client.mail(ALICE, "bob@example.net", &letter(ALICE, "bob@example.net", &subject, GTUBE)).code, 550);
+        let id = node.json(&["quarantine", "list"])[0]["id"].as_str().unwrap().to_owned();
+        let released: usize = std::thread::scope(|scope| {
+            let release = || usize::from(node.cli(&["quarantine", "release", &id]).status.success());
+            let releases: Vec<_> = (0..8).map(|_| scope.spawn(release)).collect();
+            releases.into_iter().map(|release| release.join().unwrap()).sum()
+        });
+        assert_eq!(released, 1);
+        sink.wait(round);
+        assert!(node.json(&["quarantine", "list"]).as_array().unwrap().is_empty());
+    }
+    assert_eq!(sink.wait(3).len(), 3);
 }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, ApiError, PAGE_MAX, Parts, download, note, now_ms, parse_id, time_ms};
+use crate::mail::Message;
 use crate::maillog::Status;
 use crate::quarantine::Held;
 use crate::queue::NewMessage;
@@ -59,11 +60,25 @@ async fn remove(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<St
 }
 
 /// Delivers the held message as it is on disk: what was not stamped and signed when it was held leaves
-/// without stamp and signature. It is not counted against any limit. A crash between the two steps leaves the
-/// copy in quarantine, never nothing.
+/// without stamp and signature. It is not counted against any limit. A crash before the end leaves the copy in
+/// quarantine, never nothing; a client that goes away ends nothing.
 async fn release(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<StatusCode> {
     let id = parse_id(&id)?;
-    let (held, message) = parts.quarantine.show(id).await?;
+    let release = tokio::spawn(async move {
+        let (held, message) = parts.quarantine.take(id).await?;
+        if let Err(error) = enqueue(&parts, held, message).await {
+            parts.quarantine.put_back(id).await?;
+            return Err(error);
+        }
+        parts.quarantine.taken(id).await?;
+        note(&parts, id, Status::Released, "released from quarantine");
+        Ok(StatusCode::NO_CONTENT)
+    });
+    release.await.unwrap_or_else(|error| Err(ApiError::unavailable(error)))
+}
+
+async fn enqueue(parts: &Parts, held: Held, message: Message) -> Answer<()> {
+    let id = held.id;
     if parts.queue.show(id).await.is_ok() {
         return Err(ApiError::conflict(format!("message {id} is in the delivery queue already")));
     }
@@ -76,11 +91,8 @@ async fn release(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<S
         expires_ms: now_ms().saturating_add(held.max_days_to_retry.saturating_mul(DAY_MS)),
         admission: None,
     };
-    let stored = parts.queue.store(released).await?;
-    parts.queue.deliver(stored);
-    parts.quarantine.remove(id).await?;
-    note(&parts, id, Status::Released, "released from quarantine");
-    Ok(StatusCode::NO_CONTENT)
+    parts.queue.deliver(parts.queue.store(released).await?);
+    Ok(())
 }
 
 pub(super) fn render(held: &Held) -> Value {

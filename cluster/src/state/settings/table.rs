@@ -128,7 +128,7 @@ settings! {
     require_from_domain ("require_from_domain", User): Vec<String> = Vec::new(), Kind::Domains,
         "Envelope sender and header From must be in one of these";
     valid_sender_required ("valid_sender_required", User): ValidSender = ValidSender::Domain,
-        Kind::Choice(ValidSender::NAMES), "The sender's domain must have MX or A, or its MX must take the address";
+        Kind::Choice(ValidSender::NAMES), "The sender's domain must have MX or A; mailbox does the same as domain, there is no callout to its MX yet";
     /// `local@domain`, `@domain`, `*` within.
     allowed_senders ("allowed_senders", User): Vec<String> = Vec::new(), Kind::Patterns,
         "Only these senders, where not empty";
@@ -142,7 +142,7 @@ settings! {
     locked_response ("locked_response", User): LockedResponse = LockedResponse::Defer,
         Kind::Choice(LockedResponse::NAMES), "Reply at the end of DATA while locked";
     dkim_selector ("dkim_selector", User): String = "default".to_owned(), Kind::Label,
-        "Key of the sender's domain to sign with";
+        "Key of the author's domain to sign with: a mailbox or domain User signs for its own domain and those of require_from_domain, a network or a User with an identification_method for any domain that has a key";
     bounce_tagging ("bounce_tagging", User): bool = false, Kind::Bool, "Tag the reverse-path (BATV)";
     max_days_to_retry ("max_days_to_retry", User): u64 = 4, Kind::Number { min: 1, max: 30, unit: "days" },
         "After that a message bounces to its sender";
