@@ -18,6 +18,8 @@ const SINGLE_USE: [&str; 11] =
 pub enum Fault {
     LineTooLong,
     HeaderTooLong,
+    /// A line of the header section that is neither a field nor a fold.
+    NoField,
     TooManyParts,
     TooDeep,
     /// The name of the field that stands twice.
@@ -30,6 +32,7 @@ impl fmt::Display for Fault {
         match self {
             Self::LineTooLong => write!(f, "a line is longer than {LINE_LENGTH_MAX} octets"),
             Self::HeaderTooLong => write!(f, "the header is longer than {HEADER_LENGTH_MAX} octets"),
+            Self::NoField => f.write_str("a line of the header is no field"),
             Self::TooManyParts => write!(f, "more than {PARTS_MAX} parts"),
             Self::TooDeep => write!(f, "parts nested deeper than {DEPTH_MAX}"),
             Self::Duplicate(name) => write!(f, "more than one {name} field"),
@@ -48,6 +51,9 @@ pub(super) fn check(message: &Message, parts: &Parts<'_>) -> Option<Finding> {
 fn fault(message: &Message, parts: &Parts<'_>) -> Option<Fault> {
     if message.header_section().len() > HEADER_LENGTH_MAX {
         return Some(Fault::HeaderTooLong);
+    }
+    if message.broken_header().is_some() {
+        return Some(Fault::NoField);
     }
     if let Some(name) = duplicate(message) {
         return Some(Fault::Duplicate(name));
