@@ -79,6 +79,13 @@ pub async fn recipient(
     if view.fits { Ok(()) } else { Err(Reply::distinct_recipients(user.settings.max_recipients_per_day)) }
 }
 
+/// Who is meant by `<postmaster>` without a domain: the admin contact of the User's domain, or its postmaster.
+pub fn postmaster(line: &Line, user: &UserView) -> Option<Address> {
+    let contact = line.cluster.read(|state| state.domain(&user.domain)).and_then(|domain| domain.contact);
+    let contact = contact.and_then(|contact| Address::new(&contact).ok());
+    contact.or_else(|| Address::new(&format!("postmaster@{}", user.domain)).ok())
+}
+
 /// Counts a recipient that could not even be parsed.
 pub async fn malformed_recipient(line: &Line, client: &Client, reverse_path: &ReversePath) {
     if let Some(user) = line.directory.current(&client.user) {

@@ -52,6 +52,9 @@ impl Dialogue {
         let Some(view) = line.directory.current(&client.user) else { return Reply::not_authenticated() };
         let size_max = view.settings.max_message_size;
         self.session.set_size_max(size_max);
+        if let Some(address) = reception::postmaster(line, &view) {
+            self.session.set_postmaster(address);
+        }
         if declared_size.is_some_and(|size| size > size_max) {
             return Reply::too_large(size_max);
         }

@@ -145,6 +145,17 @@ async fn malformed_recipients_of_one_identity_lock_it_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn postmaster_is_the_contact_of_the_users_domain() {
+    let node = Fixture::new(&[]).await;
+    let meant = || postmaster(&node.line, &node.client.user.view).unwrap();
+    assert_eq!(meant().as_str(), CONTACT);
+    let name = outgate_cluster::DomainName::new("example.com").unwrap();
+    let patch = DomainPatch { contact: Some(String::new()), ..DomainPatch::default() };
+    propose(&node.line.cluster, Command::DomainSet { name, patch }).await;
+    assert_eq!(meant().as_str(), "postmaster@example.com");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_locked_the_contact_is_written_to_alone() {
     let node = Fixture::new(&[]).await;
     let from = "alice@example.com";

@@ -70,11 +70,19 @@ fn set_mail_parameter(transaction: &mut Transaction, name: &str, value: Option<&
     Ok(())
 }
 
-/// Reads what follows `RCPT`; `smtputf8` is whether MAIL said so.
-pub(super) fn recipient(arguments: &str, smtputf8: bool) -> Result<Recipient, RecipientFault> {
+/// Reads what follows `RCPT`; `smtputf8` is whether MAIL said so, `postmaster` who is meant by `<postmaster>` without a
+/// domain (RFC 5321 section 4.5.1).
+pub(super) fn recipient(
+    arguments: &str,
+    smtputf8: bool,
+    postmaster: Option<&Address>,
+) -> Result<Recipient, RecipientFault> {
     let rest = strip_word(arguments, "TO:").ok_or_else(|| Reply::syntax(RCPT_SYNTAX))?;
     let (path, parameters) = path::split(rest).ok_or_else(|| Reply::syntax(RCPT_SYNTAX))?;
-    let address = Address::new(path).map_err(|_| RecipientFault::Malformed)?;
+    let address = match postmaster {
+        Some(postmaster) if path.eq_ignore_ascii_case("postmaster") => postmaster.clone(),
+        _ => Address::new(path).map_err(|_| RecipientFault::Malformed)?,
+    };
     if address.needs_smtputf8() && !smtputf8 {
         return Err(Reply::non_ascii().into());
     }
@@ -239,17 +247,29 @@ mod tests {
 
     #[test]
     fn recipient_parameters_are_read() {
-        let given = recipient("TO:<a@b.test> NOTIFY=success,DELAY ORCPT=rfc822;x+40y", false).expect("valid");
+        let given = recipient("TO:<a@b.test> NOTIFY=success,DELAY ORCPT=rfc822;x+40y", false, None).expect("valid");
         assert_eq!(given.notify, Notify { success: true, failure: false, delay: true, explicit: true });
         assert_eq!(given.original.as_deref(), Some("rfc822;x@y"));
-        let never = recipient("TO:<a@b.test> NOTIFY=NEVER", false).expect("valid").notify;
+        let never = recipient("TO:<a@b.test> NOTIFY=NEVER", false, None).expect("valid").notify;
         assert_eq!(never, Notify { success: false, failure: false, delay: false, explicit: true });
     }
 
     #[test]
+    fn postmaster_needs_no_domain() {
+        let postmaster = Address::new("admin@b.test").expect("valid");
+        for path in ["postmaster", "Postmaster", "POSTMASTER"] {
+            let given = recipient(&format!("TO:<{path}>"), false, Some(&postmaster)).expect("known");
+            assert_eq!(given.address, postmaster);
+        }
+        let other = recipient("TO:<postmaster@c.test>", false, Some(&postmaster)).expect("valid");
+        assert_eq!(other.address.as_str(), "postmaster@c.test");
+        assert_eq!(recipient("TO:<postmaster>", false, None), Err(RecipientFault::Malformed));
+    }
+
+    #[test]
     fn wrong_recipients_are_refused() {
-        assert_eq!(recipient("TO:<nobody>", false), Err(RecipientFault::Malformed));
-        assert_eq!(recipient("TO:<>", false), Err(RecipientFault::Malformed));
+        assert_eq!(recipient("TO:<nobody>", false, None), Err(RecipientFault::Malformed));
+        assert_eq!(recipient("TO:<>", false, None), Err(RecipientFault::Malformed));
         for arguments in [
             "TO:a@b.test",
             "TO:<a@b.test> NOTIFY=NEVER,DELAY",
@@ -259,7 +279,7 @@ mod tests {
             "TO:<a@b.test> SIZE=1",
             "TO:<ä@b.test>",
         ] {
-            assert!(matches!(recipient(arguments, false), Err(RecipientFault::Other(_))), "{arguments}");
+            assert!(matches!(recipient(arguments, false, None), Err(RecipientFault::Other(_))), "{arguments}");
         }
     }
 }
