@@ -115,6 +115,13 @@ fn every_line_of_the_header_is_a_field_or_a_fold() {
 }
 
 #[test]
+fn a_hundred_hops_are_enough() {
+    let travelled = |hops: usize| format!("{}{FIELDS}\r\nx", "received: from a by b\r\n".repeat(hops));
+    assert_eq!(faults(travelled(100)), []);
+    assert_eq!(faults(travelled(101)), [Fault::Loop]);
+}
+
+#[test]
 fn partial_messages_and_endless_headers_are_refused() {
     let partial = "Content-Type: message/partial; id=1; number=1\r\n\r\nx";
     assert_eq!(faults(format!("{FIELDS}{partial}")), [Fault::Partial]);

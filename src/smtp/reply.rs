@@ -107,6 +107,8 @@ replies! {
     virus(id: MessageId) = 550 "5.7.1" "message {id} refused, it carries a virus";
     from_not_permitted(id: MessageId) = 550 "5.7.1" "message {id} refused, header From not permitted";
     structure(id: MessageId, what: &str) = 550 "5.6.0" "message {id} refused: {what}";
+    /// RFC 5321 section 6.3.
+    routing_loop(id: MessageId) = 554 "5.4.6" "message {id} refused: routing loop";
     scanner_failure() = 451 "4.3.0" "content check failed, try later";
     /// The decision did not come in time, or the store is busy.
     undecided() = 451 "4.3.0" "temporary failure, try later";

@@ -109,13 +109,15 @@ async fn form_size_and_author_are_refused_without_a_strike() {
     for (text, expected) in [
         (format!("From: alice@example.com\r\n\r\n{}\r\n", "x".repeat(999)), "550 5.6.0 message "),
         (format!("From: alice@example.com\r\n\r\n{}", "x\r\n".repeat(1_000)), "552 5.3.4 message exceeds 2000 octets"),
+        (format!("rubbish\r\n{PLAIN}"), "550 5.6.0 message "),
+        (format!("{}{PLAIN}", "Received: x\r\n".repeat(101)), "554 5.4.6 message "),
         (PLAIN.replace("Alice <alice@example.com>", "a@example.com, b@example.org"), "550 5.7.1 message "),
         (PLAIN.replace("From: Alice <alice@example.com>\r\n", ""), "550 5.7.1 message "),
     ] {
         let reply = node.submit(&text).await;
         assert!(reply.starts_with(expected), "{reply}");
     }
-    assert_eq!((node.records().await.len(), node.held().await.len(), node.queued().await), (4, 0, 0));
+    assert_eq!((node.records().await.len(), node.held().await.len(), node.queued().await), (6, 0, 0));
     assert!(node.submit(PLAIN).await.starts_with("250 "));
 }
 
