@@ -135,7 +135,9 @@ struct View {
     fits: bool,
     /// The sender's domain has a fixed next hop, or the node has.
     has_route: bool,
-    /// While locked, the admin contact is written to alone: this is somebody beside it.
+    /// While locked, the admin contact is written to alone: this is somebody beside it, or the contact beside somebody.
+    /// The contact is put off then, too: the whole message will be refused, and a client that comes back with the
+    /// contact alone gets through.
     is_beside_contact: bool,
 }
 

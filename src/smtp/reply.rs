@@ -97,8 +97,8 @@ replies! {
     too_many_recipients() = 452 "4.5.3" "too many recipients";
     distinct_recipients(limit: u64) = 450 "4.7.1" "limit of {limit} different recipients per day reached";
     null_sender_many_recipients() = 550 "5.5.3" "a null sender may have one recipient";
-    /// A recipient beside the admin contact while the User is locked.
-    locked_recipient() = 451 "4.7.1" "only the administrator can be written to at this time";
+    /// While the User is locked: a recipient beside the admin contact, or the contact beside another.
+    locked_recipient() = 451 "4.7.1" "locked: write to the administrator in a message without other recipients";
 
     // End of DATA.
     locked_defer(who: &str, contact: &str) = 451 "4.7.1" "{who} is locked, contact {contact}";
