@@ -49,7 +49,7 @@ pub struct Stamp<'a> {
     pub hostname: &'a str,
     pub client: Peer<'a>,
     pub smtputf8: bool,
-    /// Named in Received only if it is the only one.
+    /// The only one, if there is only one: named in Received where it is ASCII.
     pub recipient: Option<&'a Address>,
     pub domain: &'a str,
     pub login: &'a str,
@@ -100,7 +100,8 @@ fn append_received(out: &mut Vec<u8>, stamp: &Stamp<'_>) {
     }
     let (id, protocol) = (stamp.id, protocol(stamp));
     value.push_str(&format!(" by {} (outgate) with {protocol} id {id}", stamp.hostname));
-    if let Some(recipient) = stamp.recipient {
+    // The field is ASCII whatever the next hop can take; the clause is optional.
+    if let Some(recipient) = stamp.recipient.filter(|recipient| !recipient.needs_smtputf8()) {
         value.push_str(&format!(" for <{recipient}>"));
     }
     value.push_str(&format!("; {}", date(stamp.at)));

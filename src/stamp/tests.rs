@@ -123,6 +123,19 @@ fn received_names_the_protocol_as_it_was() {
 }
 
 #[test]
+fn received_names_a_recipient_that_is_ascii() {
+    let clause = |recipient: &str| {
+        let recipient = recipient.parse().unwrap();
+        let mut asked = plain();
+        (asked.recipient, asked.smtputf8) = (Some(&recipient), true);
+        let received = stamp(&asked, &message("\r\n")).named("Received").next().unwrap().text();
+        received.split_once(" for ").map(|(_, rest)| rest.split(';').next().unwrap().to_owned())
+    };
+    assert_eq!(clause("bob@example.net").as_deref(), Some("<bob@example.net>"));
+    assert_eq!(clause("j\u{fc}rgen@example.net"), None);
+}
+
+#[test]
 fn no_value_can_end_its_field() {
     let evil = "a\r\nBcc: x@y.z\r\n\r\nbody\u{0}\u{7f}\u{e9}";
     let evidence = ["x ".repeat(5_000), "y".repeat(3_000)];
