@@ -57,7 +57,7 @@ fn set_mail_parameter(transaction: &mut Transaction, name: &str, value: Option<&
         ("SMTPUTF8", None) => transaction.smtputf8 = true,
         // RFC 4954 section 5: whom the client names here has no say, the login has.
         ("AUTH", Some(value)) => {
-            xtext(value).ok_or_else(|| wrong("AUTH=xtext"))?;
+            utf8_xtext(value).ok_or_else(|| wrong("AUTH=xtext"))?;
         }
         ("RET", Some(value)) => transaction.ret = Some(parse_return(value).ok_or_else(|| wrong("RET=FULL|HDRS"))?),
         ("ENVID", Some(value)) => {
@@ -96,7 +96,12 @@ pub(super) fn recipient(
                     parse_notify(value).ok_or_else(|| Reply::syntax("NOTIFY=NEVER|SUCCESS,FAILURE,DELAY"))?;
             }
             ("ORCPT", Some(value)) => {
-                recipient.original = Some(parse_original(value).ok_or_else(|| Reply::syntax("ORCPT=type;xtext"))?);
+                let original = parse_original(value).ok_or_else(|| Reply::syntax("ORCPT=type;xtext"))?;
+                // RFC 6533 section 3: UTF-8 as it is needs SMTPUTF8.
+                if !value.is_ascii() && !smtputf8 {
+                    return Err(Reply::non_ascii().into());
+                }
+                recipient.original = Some(original);
             }
             ("NOTIFY" | "ORCPT", None) => return Err(Reply::syntax("a parameter's value").into()),
             _ => return Err(Reply::unknown_parameter().into()),
@@ -174,11 +179,17 @@ fn parse_original(text: &str) -> Option<String> {
     if !kind_ok || address.is_empty() || text.len() > ORCPT_LENGTH_MAX {
         return None;
     }
-    Some(format!("{kind};{}", xtext(address)?))
+    let decoded = if kind.eq_ignore_ascii_case("utf-8") { utf8_xtext(address)? } else { xtext(address)? };
+    Some(format!("{kind};{decoded}"))
 }
 
 /// Decodes xtext (RFC 3461 section 4): `+` and two hexadecimal digits for one octet. What comes out is printable.
 fn xtext(text: &str) -> Option<String> {
+    if text.is_ascii() { utf8_xtext(text) } else { None }
+}
+
+/// The same, with UTF-8 as it is (RFC 6533 section 3).
+fn utf8_xtext(text: &str) -> Option<String> {
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(octet) = rest.next() {
@@ -236,6 +247,7 @@ mod tests {
             ("FROM:<a@b.test> BODY=BINARYMIME", 501),
             ("FROM:<a@b.test> SMTPUTF8=1", 501),
             ("FROM:<a@b.test> ENVID=a+0D+0A", 501),
+            ("FROM:<a@b.test> ENVID=ä SMTPUTF8", 501),
             ("FROM:<a@b.test> RET=ALL", 501),
             ("FROM:<a@b.test> AUTH=a=b", 501),
             ("FROM:<a@b.test> XYZ=1", 555),
@@ -252,6 +264,21 @@ mod tests {
         assert_eq!(given.original.as_deref(), Some("rfc822;x@y"));
         let never = recipient("TO:<a@b.test> NOTIFY=NEVER", false, None).expect("valid").notify;
         assert_eq!(never, Notify { success: false, failure: false, delay: false, explicit: true });
+    }
+
+    #[test]
+    fn utf8_in_orcpt_needs_its_type_and_smtputf8() {
+        let original = |value: &str, smtputf8| {
+            recipient(&format!("TO:<a@b.test> ORCPT={value}"), smtputf8, None).map(|given| given.original)
+        };
+        let refused = |value: &str, smtputf8| match original(value, smtputf8) {
+            Err(RecipientFault::Other(reply)) => reply.code,
+            Err(RecipientFault::Malformed) | Ok(_) => 0,
+        };
+        assert_eq!(original("utf-8;grüß@x.y", true), Ok(Some("utf-8;grüß@x.y".to_owned())));
+        assert_eq!(original("utf-8;gr+C3+BC@x.y", false), Ok(Some("utf-8;grü@x.y".to_owned())));
+        assert_eq!(refused("utf-8;grüß@x.y", false), 553);
+        assert_eq!(refused("rfc822;grüß@x.y", true), 501);
     }
 
     #[test]
