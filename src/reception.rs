@@ -79,6 +79,13 @@ pub async fn recipient(
     if view.fits { Ok(()) } else { Err(Reply::distinct_recipients(user.settings.max_recipients_per_day)) }
 }
 
+/// Who is meant by `<postmaster>` without a domain: the admin contact of the User's domain, or its postmaster.
+pub fn postmaster(line: &Line, user: &UserView) -> Option<Address> {
+    let contact = line.cluster.read(|state| state.domain(&user.domain)).and_then(|domain| domain.contact);
+    let contact = contact.and_then(|contact| Address::new(&contact).ok());
+    contact.or_else(|| Address::new(&format!("postmaster@{}", user.domain)).ok())
+}
+
 /// Counts a recipient that could not even be parsed.
 pub async fn malformed_recipient(line: &Line, client: &Client, reverse_path: &ReversePath) {
     if let Some(user) = line.directory.current(&client.user) {
@@ -128,7 +135,9 @@ struct View {
     fits: bool,
     /// The sender's domain has a fixed next hop, or the node has.
     has_route: bool,
-    /// While locked, the admin contact is written to alone: this is somebody beside it.
+    /// While locked, the admin contact is written to alone: this is somebody beside it, or the contact beside somebody.
+    /// The contact is put off then, too: the whole message will be refused, and a client that comes back with the
+    /// contact alone gets through.
     is_beside_contact: bool,
 }
 

@@ -34,7 +34,7 @@ use crate::maillog::{Maillog, Status};
 use crate::metrics::Metrics;
 use crate::quarantine::Quarantine;
 use crate::queue::Queue;
-use crate::smtp::Reply;
+use crate::smtp::{Fault, Reply};
 use crate::user::{Authenticated, Directory};
 
 pub(crate) use act::limit_reply;
@@ -96,9 +96,9 @@ async fn submit_checked(line: &Line, incoming: Incoming, checks: judge::Checks) 
     record::finish(line, &incoming, Some(&judged), outcome, started)
 }
 
-/// An end of DATA that never became a whole message (too large, bad octets): its log record.
-pub fn refused(line: &Line, id: MessageId, client: &Client, envelope: &Envelope, size: u64, reply: &Reply) {
-    record::refused(line, id, client, envelope, size, reply);
+/// An end of DATA that never became a whole message (too large, bad octets): logs it; the answer to it.
+pub fn refused(line: &Line, id: MessageId, client: &Client, envelope: &Envelope, size: u64, fault: Fault) -> Reply {
+    record::refused(line, id, client, envelope, size, fault)
 }
 
 #[cfg(test)]

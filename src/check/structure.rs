@@ -9,6 +9,8 @@ use crate::mail::Message;
 /// Octets of a line without its CRLF (RFC 5322 section 2.1.1).
 const LINE_LENGTH_MAX: usize = 998;
 const HEADER_LENGTH_MAX: usize = 256 << 10;
+/// Hops that a message has behind it (RFC 5321 section 6.3).
+const RECEIVED_MAX: usize = 100;
 /// Fields that stand once at most (RFC 5322 section 3.6).
 const SINGLE_USE: [&str; 11] =
     ["From", "Sender", "Reply-To", "To", "Cc", "Bcc", "Message-ID", "In-Reply-To", "References", "Subject", "Date"];
@@ -18,6 +20,10 @@ const SINGLE_USE: [&str; 11] =
 pub enum Fault {
     LineTooLong,
     HeaderTooLong,
+    /// A line of the header section that is neither a field nor a fold.
+    NoField,
+    /// More Received fields than any way has hops.
+    Loop,
     TooManyParts,
     TooDeep,
     /// The name of the field that stands twice.
@@ -30,6 +36,8 @@ impl fmt::Display for Fault {
         match self {
             Self::LineTooLong => write!(f, "a line is longer than {LINE_LENGTH_MAX} octets"),
             Self::HeaderTooLong => write!(f, "the header is longer than {HEADER_LENGTH_MAX} octets"),
+            Self::NoField => f.write_str("a line of the header is no field"),
+            Self::Loop => f.write_str("routing loop"),
             Self::TooManyParts => write!(f, "more than {PARTS_MAX} parts"),
             Self::TooDeep => write!(f, "parts nested deeper than {DEPTH_MAX}"),
             Self::Duplicate(name) => write!(f, "more than one {name} field"),
@@ -48,6 +56,12 @@ pub(super) fn check(message: &Message, parts: &Parts<'_>) -> Option<Finding> {
 fn fault(message: &Message, parts: &Parts<'_>) -> Option<Fault> {
     if message.header_section().len() > HEADER_LENGTH_MAX {
         return Some(Fault::HeaderTooLong);
+    }
+    if message.broken_header().is_some() {
+        return Some(Fault::NoField);
+    }
+    if message.named("Received").count() > RECEIVED_MAX {
+        return Some(Fault::Loop);
     }
     if let Some(name) = duplicate(message) {
         return Some(Fault::Duplicate(name));

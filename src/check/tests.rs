@@ -99,6 +99,29 @@ fn single_use_fields_stand_once() {
 }
 
 #[test]
+fn every_line_of_the_header_is_a_field_or_a_fold() {
+    for whole in [format!("{FIELDS} folded\r\n\t\r\n\r\nx"), "\r\nno header\r\n".to_owned(), FIELDS.to_owned()] {
+        assert_eq!(faults(whole.as_str()), [], "{whole}");
+    }
+    for broken in [
+        format!("this is no header\r\n{FIELDS}\r\nx"),
+        format!("From alice@example.com Fri Nov 20 10:00:00 2026\r\n{FIELDS}\r\nx"),
+        format!("{FIELDS}this is no header\r\nX: y\r\n\r\nx"),
+        format!(" \r\n{FIELDS}\r\nx"),
+        "no header and no empty line\r\n".to_owned(),
+    ] {
+        assert_eq!(faults(broken.as_str()), [Fault::NoField], "{broken}");
+    }
+}
+
+#[test]
+fn a_hundred_hops_are_enough() {
+    let travelled = |hops: usize| format!("{}{FIELDS}\r\nx", "received: from a by b\r\n".repeat(hops));
+    assert_eq!(faults(travelled(100)), []);
+    assert_eq!(faults(travelled(101)), [Fault::Loop]);
+}
+
+#[test]
 fn partial_messages_and_endless_headers_are_refused() {
     let partial = "Content-Type: message/partial; id=1; number=1\r\n\r\nx";
     assert_eq!(faults(format!("{FIELDS}{partial}")), [Fault::Partial]);

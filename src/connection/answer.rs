@@ -2,7 +2,7 @@
 
 use crate::mail::{Message, MessageId, ReversePath};
 use crate::reception::{self, Transaction};
-use crate::smtp::{EndOfData, Fault, Question, Reply};
+use crate::smtp::{EndOfData, Question, Reply};
 use crate::submission::{self, Incoming};
 use crate::user::LoginError;
 
@@ -52,6 +52,9 @@ impl Dialogue {
         let Some(view) = line.directory.current(&client.user) else { return Reply::not_authenticated() };
         let size_max = view.settings.max_message_size;
         self.session.set_size_max(size_max);
+        if let Some(address) = reception::postmaster(line, &view) {
+            self.session.set_postmaster(address);
+        }
         if declared_size.is_some_and(|size| size > size_max) {
             return Reply::too_large(size_max);
         }
@@ -111,23 +114,9 @@ impl Dialogue {
                 let incoming = Incoming { id, client: (**client).clone(), envelope, message: Message::new(bytes) };
                 submission::submit(line, incoming).await
             }
-            Err(fault) => {
-                let reply = fault_reply(id, fault);
-                submission::refused(line, id, client, &envelope, size, &reply);
-                reply
-            }
+            Err(fault) => submission::refused(line, id, client, &envelope, size, fault),
         };
         self.held.release();
         reply
-    }
-}
-
-fn fault_reply(id: MessageId, fault: Fault) -> Reply {
-    match fault {
-        Fault::TooLarge { limit } => Reply::too_large(limit),
-        Fault::BareCr => Reply::structure(id, "a CR without LF"),
-        Fault::BareLf => Reply::structure(id, "an LF without CR"),
-        Fault::Nul => Reply::structure(id, "a NUL octet"),
-        Fault::NoRoom => Reply::undecided(),
     }
 }

@@ -50,6 +50,15 @@ impl Message {
         Fields { rest: self.header_section() }.filter_map(parse_field)
     }
 
+    /// Where the header section's first line stands that is neither a field nor the fold of one. What follows is a field
+    /// to one reader and body to another.
+    pub fn broken_header(&self) -> Option<usize> {
+        let section = self.header_section();
+        let is_broken = |raw: &&[u8]| raw.starts_with(b" ") || raw.starts_with(b"\t") || parse_field(raw).is_none();
+        let broken = Fields { rest: section }.find(is_broken)?;
+        Some(broken.as_ptr().addr() - section.as_ptr().addr())
+    }
+
     /// The fields with this name, compared without case.
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Header<'a>> {
         self.headers().filter(move |header| header.name.eq_ignore_ascii_case(name))
@@ -115,6 +124,25 @@ mod tests {
         let names: Vec<_> = message.headers().map(|h| (h.name, h.text())).collect();
         assert_eq!(names, [("A", "1 folded".to_owned()), ("b", "2".to_owned())]);
         assert_eq!(message.body(), b"body\r\n");
+    }
+
+    #[test]
+    fn finds_the_first_line_that_is_no_field() {
+        for (text, expected) in [
+            ("", None),
+            ("\r\nno field\r\n", None),
+            ("A: 1\r\n folded: \r\n\t\r\nb : 2\r\n", None),
+            ("no field\r\nA: 1\r\n\r\n", Some(0)),
+            ("no field\r\n folded: x\r\n\r\n", Some(0)),
+            ("From alice@example.com Fri Nov 20 10:00:00 2026\r\nA: 1\r\n\r\n", Some(0)),
+            (" fold: of nothing\r\nA: 1\r\n\r\n", Some(0)),
+            (" \r\n\r\nbody", Some(0)),
+            ("A: 1\r\n: no name\r\n\r\n", Some(6)),
+            ("A: 1\r\nno field\r\nB: 2\r\n\r\n", Some(6)),
+            ("A: 1\r\nno end", Some(6)),
+        ] {
+            assert_eq!(Message::new(Bytes::from_static(text.as_bytes())).broken_header(), expected, "{text:?}");
+        }
     }
 
     #[test]

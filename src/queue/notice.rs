@@ -1,6 +1,7 @@
 //! Delivery status notifications (RFC 3461, 3464; RFC 6533 where addresses are not ASCII).
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use bytes::Bytes;
 
@@ -160,7 +161,7 @@ impl Notice<'_> {
         self.line(&format!("Action: {action}"));
         self.line(&format!("Status: {status}"));
         if about.answer.remote {
-            self.line(&format!("Remote-MTA: dns; {}", printable(&about.answer.host)));
+            self.line(&format!("Remote-MTA: dns; {}", printable(&domain(&about.answer.host))));
             self.line(&format!("Diagnostic-Code: smtp; {}", printable(&brief(&about.answer.reply))));
         }
         self.line(&format!("Last-Attempt-Date: {}", date(self.now_ms)));
@@ -200,6 +201,15 @@ fn brief(text: &str) -> String {
     text.chars().take(TEXT_MAX_CHARS).collect()
 }
 
+/// A host as RFC 5321 writes a domain: an address becomes a literal (RFC 3464 section 2.3.5).
+fn domain(host: &str) -> String {
+    match host.parse() {
+        Ok(IpAddr::V4(v4)) => format!("[{v4}]"),
+        Ok(IpAddr::V6(v6)) => format!("[IPv6:{v6}]"),
+        Err(_) => host.to_owned(),
+    }
+}
+
 /// What a hop or client gave, fit for a header field.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
@@ -217,4 +227,21 @@ fn date(ms: u64) -> String {
         }
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_names_or_literals() {
+        for (host, expected) in [
+            ("mx.example.net", "mx.example.net"),
+            ("192.0.2.1", "[192.0.2.1]"),
+            ("2001:db8::1", "[IPv6:2001:db8::1]"),
+            ("[192.0.2.1]", "[192.0.2.1]"),
+        ] {
+            assert_eq!(domain(host), expected);
+        }
+    }
 }

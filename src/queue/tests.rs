@@ -221,7 +221,7 @@ async fn each_recipient_has_its_own_outcome_and_the_sender_hears_of_failures() {
     let notice = text(&taken[1]);
     for part in [
         "Content-Type: multipart/report; report-type=delivery-status;",
-        "Final-Recipient: rfc822; bad@x.example\r\nAction: failed\r\nStatus: 5.1.1\r\nRemote-MTA: dns; 127.0.0.1\r\n\
+        "Final-Recipient: rfc822; bad@x.example\r\nAction: failed\r\nStatus: 5.1.1\r\nRemote-MTA: dns; [127.0.0.1]\r\n\
          Diagnostic-Code: smtp; 550 5.1.1 nobody there\r\n",
         "Content-Type: message/rfc822\r\n",
         "Subject: x\r\n\r\nbody\r\n..dot\r\n",

@@ -145,6 +145,17 @@ async fn malformed_recipients_of_one_identity_lock_it_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn postmaster_is_the_contact_of_the_users_domain() {
+    let node = Fixture::new(&[]).await;
+    let meant = || postmaster(&node.line, &node.client.user.view).unwrap();
+    assert_eq!(meant().as_str(), CONTACT);
+    let name = outgate_cluster::DomainName::new("example.com").unwrap();
+    let patch = DomainPatch { contact: Some(String::new()), ..DomainPatch::default() };
+    propose(&node.line.cluster, Command::DomainSet { name, patch }).await;
+    assert_eq!(meant().as_str(), "postmaster@example.com");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_locked_the_contact_is_written_to_alone() {
     let node = Fixture::new(&[]).await;
     let from = "alice@example.com";
@@ -152,7 +163,9 @@ async fn while_locked_the_contact_is_written_to_alone() {
     node.lock().await;
     assert_eq!(rcpt(&node, from, &[], CONTACT).await, "250");
     assert_eq!(rcpt(&node, from, &[], "bob@example.net").await, "250", "refused at the end of DATA");
-    assert!(rcpt(&node, from, &[CONTACT], "bob@example.net").await.starts_with("451 4.7.1"));
-    assert!(rcpt(&node, from, &["bob@example.net"], CONTACT).await.starts_with("451 4.7.1"));
+    let alone = "451 4.7.1 locked: write to the administrator in a message without other recipients";
+    assert_eq!(rcpt(&node, from, &[CONTACT], "bob@example.net").await, alone);
+    assert_eq!(rcpt(&node, from, &["bob@example.net"], CONTACT).await, alone, "true of either");
+    assert_eq!(rcpt(&node, from, &[CONTACT], CONTACT).await, "250", "twice the same");
     assert_eq!(rcpt(&node, from, &["bob@example.net"], "carol@example.net").await, "250");
 }

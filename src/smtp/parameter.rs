@@ -57,7 +57,7 @@ fn set_mail_parameter(transaction: &mut Transaction, name: &str, value: Option<&
         ("SMTPUTF8", None) => transaction.smtputf8 = true,
         // RFC 4954 section 5: whom the client names here has no say, the login has.
         ("AUTH", Some(value)) => {
-            xtext(value).ok_or_else(|| wrong("AUTH=xtext"))?;
+            utf8_xtext(value).ok_or_else(|| wrong("AUTH=xtext"))?;
         }
         ("RET", Some(value)) => transaction.ret = Some(parse_return(value).ok_or_else(|| wrong("RET=FULL|HDRS"))?),
         ("ENVID", Some(value)) => {
@@ -70,11 +70,19 @@ fn set_mail_parameter(transaction: &mut Transaction, name: &str, value: Option<&
     Ok(())
 }
 
-/// Reads what follows `RCPT`; `smtputf8` is whether MAIL said so.
-pub(super) fn recipient(arguments: &str, smtputf8: bool) -> Result<Recipient, RecipientFault> {
+/// Reads what follows `RCPT`; `smtputf8` is whether MAIL said so, `postmaster` who is meant by `<postmaster>` without a
+/// domain (RFC 5321 section 4.5.1).
+pub(super) fn recipient(
+    arguments: &str,
+    smtputf8: bool,
+    postmaster: Option<&Address>,
+) -> Result<Recipient, RecipientFault> {
     let rest = strip_word(arguments, "TO:").ok_or_else(|| Reply::syntax(RCPT_SYNTAX))?;
     let (path, parameters) = path::split(rest).ok_or_else(|| Reply::syntax(RCPT_SYNTAX))?;
-    let address = Address::new(path).map_err(|_| RecipientFault::Malformed)?;
+    let address = match postmaster {
+        Some(postmaster) if path.eq_ignore_ascii_case("postmaster") => postmaster.clone(),
+        _ => Address::new(path).map_err(|_| RecipientFault::Malformed)?,
+    };
     if address.needs_smtputf8() && !smtputf8 {
         return Err(Reply::non_ascii().into());
     }
@@ -88,7 +96,12 @@ pub(super) fn recipient(arguments: &str, smtputf8: bool) -> Result<Recipient, Re
                     parse_notify(value).ok_or_else(|| Reply::syntax("NOTIFY=NEVER|SUCCESS,FAILURE,DELAY"))?;
             }
             ("ORCPT", Some(value)) => {
-                recipient.original = Some(parse_original(value).ok_or_else(|| Reply::syntax("ORCPT=type;xtext"))?);
+                let original = parse_original(value).ok_or_else(|| Reply::syntax("ORCPT=type;xtext"))?;
+                // RFC 6533 section 3: UTF-8 as it is needs SMTPUTF8.
+                if !value.is_ascii() && !smtputf8 {
+                    return Err(Reply::non_ascii().into());
+                }
+                recipient.original = Some(original);
             }
             ("NOTIFY" | "ORCPT", None) => return Err(Reply::syntax("a parameter's value").into()),
             _ => return Err(Reply::unknown_parameter().into()),
@@ -166,11 +179,17 @@ fn parse_original(text: &str) -> Option<String> {
     if !kind_ok || address.is_empty() || text.len() > ORCPT_LENGTH_MAX {
         return None;
     }
-    Some(format!("{kind};{}", xtext(address)?))
+    let decoded = if kind.eq_ignore_ascii_case("utf-8") { utf8_xtext(address)? } else { xtext(address)? };
+    Some(format!("{kind};{decoded}"))
 }
 
 /// Decodes xtext (RFC 3461 section 4): `+` and two hexadecimal digits for one octet. What comes out is printable.
 fn xtext(text: &str) -> Option<String> {
+    if text.is_ascii() { utf8_xtext(text) } else { None }
+}
+
+/// The same, with UTF-8 as it is (RFC 6533 section 3).
+fn utf8_xtext(text: &str) -> Option<String> {
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(octet) = rest.next() {
@@ -228,6 +247,7 @@ mod tests {
             ("FROM:<a@b.test> BODY=BINARYMIME", 501),
             ("FROM:<a@b.test> SMTPUTF8=1", 501),
             ("FROM:<a@b.test> ENVID=a+0D+0A", 501),
+            ("FROM:<a@b.test> ENVID=ä SMTPUTF8", 501),
             ("FROM:<a@b.test> RET=ALL", 501),
             ("FROM:<a@b.test> AUTH=a=b", 501),
             ("FROM:<a@b.test> XYZ=1", 555),
@@ -239,17 +259,44 @@ mod tests {
 
     #[test]
     fn recipient_parameters_are_read() {
-        let given = recipient("TO:<a@b.test> NOTIFY=success,DELAY ORCPT=rfc822;x+40y", false).expect("valid");
+        let given = recipient("TO:<a@b.test> NOTIFY=success,DELAY ORCPT=rfc822;x+40y", false, None).expect("valid");
         assert_eq!(given.notify, Notify { success: true, failure: false, delay: true, explicit: true });
         assert_eq!(given.original.as_deref(), Some("rfc822;x@y"));
-        let never = recipient("TO:<a@b.test> NOTIFY=NEVER", false).expect("valid").notify;
+        let never = recipient("TO:<a@b.test> NOTIFY=NEVER", false, None).expect("valid").notify;
         assert_eq!(never, Notify { success: false, failure: false, delay: false, explicit: true });
     }
 
     #[test]
+    fn utf8_in_orcpt_needs_its_type_and_smtputf8() {
+        let original = |value: &str, smtputf8| {
+            recipient(&format!("TO:<a@b.test> ORCPT={value}"), smtputf8, None).map(|given| given.original)
+        };
+        let refused = |value: &str, smtputf8| match original(value, smtputf8) {
+            Err(RecipientFault::Other(reply)) => reply.code,
+            Err(RecipientFault::Malformed) | Ok(_) => 0,
+        };
+        assert_eq!(original("utf-8;grüß@x.y", true), Ok(Some("utf-8;grüß@x.y".to_owned())));
+        assert_eq!(original("utf-8;gr+C3+BC@x.y", false), Ok(Some("utf-8;grü@x.y".to_owned())));
+        assert_eq!(refused("utf-8;grüß@x.y", false), 553);
+        assert_eq!(refused("rfc822;grüß@x.y", true), 501);
+    }
+
+    #[test]
+    fn postmaster_needs_no_domain() {
+        let postmaster = Address::new("admin@b.test").expect("valid");
+        for path in ["postmaster", "Postmaster", "POSTMASTER"] {
+            let given = recipient(&format!("TO:<{path}>"), false, Some(&postmaster)).expect("known");
+            assert_eq!(given.address, postmaster);
+        }
+        let other = recipient("TO:<postmaster@c.test>", false, Some(&postmaster)).expect("valid");
+        assert_eq!(other.address.as_str(), "postmaster@c.test");
+        assert_eq!(recipient("TO:<postmaster>", false, None), Err(RecipientFault::Malformed));
+    }
+
+    #[test]
     fn wrong_recipients_are_refused() {
-        assert_eq!(recipient("TO:<nobody>", false), Err(RecipientFault::Malformed));
-        assert_eq!(recipient("TO:<>", false), Err(RecipientFault::Malformed));
+        assert_eq!(recipient("TO:<nobody>", false, None), Err(RecipientFault::Malformed));
+        assert_eq!(recipient("TO:<>", false, None), Err(RecipientFault::Malformed));
         for arguments in [
             "TO:a@b.test",
             "TO:<a@b.test> NOTIFY=NEVER,DELAY",
@@ -259,7 +306,7 @@ mod tests {
             "TO:<a@b.test> SIZE=1",
             "TO:<ä@b.test>",
         ] {
-            assert!(matches!(recipient(arguments, false), Err(RecipientFault::Other(_))), "{arguments}");
+            assert!(matches!(recipient(arguments, false, None), Err(RecipientFault::Other(_))), "{arguments}");
         }
     }
 }

@@ -97,8 +97,8 @@ replies! {
     too_many_recipients() = 452 "4.5.3" "too many recipients";
     distinct_recipients(limit: u64) = 450 "4.7.1" "limit of {limit} different recipients per day reached";
     null_sender_many_recipients() = 550 "5.5.3" "a null sender may have one recipient";
-    /// A recipient beside the admin contact while the User is locked.
-    locked_recipient() = 451 "4.7.1" "only the administrator can be written to at this time";
+    /// While the User is locked: a recipient beside the admin contact, or the contact beside another.
+    locked_recipient() = 451 "4.7.1" "locked: write to the administrator in a message without other recipients";
 
     // End of DATA.
     locked_defer(who: &str, contact: &str) = 451 "4.7.1" "{who} is locked, contact {contact}";
@@ -107,6 +107,8 @@ replies! {
     virus(id: MessageId) = 550 "5.7.1" "message {id} refused, it carries a virus";
     from_not_permitted(id: MessageId) = 550 "5.7.1" "message {id} refused, header From not permitted";
     structure(id: MessageId, what: &str) = 550 "5.6.0" "message {id} refused: {what}";
+    /// RFC 5321 section 6.3.
+    routing_loop(id: MessageId) = 554 "5.4.6" "message {id} refused: routing loop";
     scanner_failure() = 451 "4.3.0" "content check failed, try later";
     /// The decision did not come in time, or the store is busy.
     undecided() = 451 "4.3.0" "temporary failure, try later";

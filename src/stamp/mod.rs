@@ -3,7 +3,7 @@
 //! ```text
 //! DKIM-Signature …            (last in time, first in the message)
 //! Received: …
-//! original header section     (byte for byte, without what is stripped)
+//! original header section     (byte for byte, without what is stripped and without blank folds)
 //! Message-ID, Date            (if absent)
 //! X-Outgate-…, X-Report-Abuse-To
 //!
@@ -15,6 +15,8 @@
 //!   ASCII becomes `?`.
 //! * Fields named `X-Outgate-…` and `X-Report-Abuse-To` that came with the message never leave with it: only ours speak.
 //!   Neither does `Return-Path`, which the last hop writes (RFC 5321 section 4.4).
+//! * Every reader sees our fields as fields. Some take a line that is no field, or a fold of white space alone, for the
+//!   end of the header: the header ends before the first such line, which is body then, and such folds are left out.
 //! * What was signed is what leaves: nothing is added behind the signature.
 //!
 //! Never here: whether the message may leave, and the User's settings.
@@ -47,7 +49,7 @@ pub struct Stamp<'a> {
     pub hostname: &'a str,
     pub client: Peer<'a>,
     pub smtputf8: bool,
-    /// Named in Received only if it is the only one.
+    /// The only one, if there is only one: named in Received where it is ASCII.
     pub recipient: Option<&'a Address>,
     pub domain: &'a str,
     pub login: &'a str,
@@ -75,11 +77,13 @@ pub struct Peer<'a> {
 pub fn stamp(stamp: &Stamp<'_>, message: &Message) -> Message {
     let mut out = Vec::with_capacity(message.size() + ADDED_LENGTH);
     append_received(&mut out, stamp);
-    append_originals(&mut out, stamp, message);
-    append_missing(&mut out, stamp, message);
+    let border = message.broken_header();
+    let fields = border.map_or_else(|| message.clone(), |at| Message::new(message.bytes().slice(..at)));
+    append_originals(&mut out, stamp, &fields);
+    append_missing(&mut out, stamp, &fields);
     append_own(&mut out, stamp);
     out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(message.body());
+    out.extend_from_slice(border.map_or(message.body(), |at| &message.bytes()[at..]));
     Message::new(Bytes::from(out))
 }
 
@@ -96,7 +100,8 @@ fn append_received(out: &mut Vec<u8>, stamp: &Stamp<'_>) {
     }
     let (id, protocol) = (stamp.id, protocol(stamp));
     value.push_str(&format!(" by {} (outgate) with {protocol} id {id}", stamp.hostname));
-    if let Some(recipient) = stamp.recipient {
+    // The field is ASCII whatever the next hop can take; the clause is optional.
+    if let Some(recipient) = stamp.recipient.filter(|recipient| !recipient.needs_smtputf8()) {
         value.push_str(&format!(" for <{recipient}>"));
     }
     value.push_str(&format!("; {}", date(stamp.at)));
@@ -117,18 +122,25 @@ fn host_token(helo: &str) -> String {
     if token.is_empty() { "unknown".to_owned() } else { token }
 }
 
-/// The original header section without what is stripped; lines that are no field stay where they are.
+/// The original header section without what is stripped.
 fn append_originals(out: &mut Vec<u8>, stamp: &Stamp<'_>, message: &Message) {
     let section = message.header_section();
     let mut copied = 0;
     for header in message.headers().filter(|header| is_stripped(stamp, header.name)) {
         let start = header.raw.as_ptr().addr() - section.as_ptr().addr();
-        out.extend_from_slice(&section[copied..start]);
+        append_lines(out, &section[copied..start]);
         copied = start + header.raw.len();
     }
-    out.extend_from_slice(&section[copied..]);
+    append_lines(out, &section[copied..]);
     if !out.ends_with(b"\r\n") {
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Whole lines; a blank one within fields can only be a fold.
+fn append_lines(out: &mut Vec<u8>, lines: &[u8]) {
+    for line in lines.split_inclusive(|&octet| octet == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+        out.extend_from_slice(line);
     }
 }
 

@@ -39,7 +39,7 @@ fn text(message: &Message) -> String {
 
 #[test]
 fn originals_and_body_stay_byte_for_byte_between_the_added_fields() {
-    let original = "Subject:  odd \t spacing \r\n folded\r\nno field here\r\nDATE: x\r\nmessage-id: <1@x>\r\n";
+    let original = "Subject:  odd \t spacing \r\n folded\r\nDATE: x\r\nmessage-id: <1@x>\r\n";
     let body = "line\r\n.dot\r\n\r\n  \r\n";
     let stamped = stamp(&plain(), &message(format!("{original}\r\n{body}")));
     assert_eq!(
@@ -57,6 +57,20 @@ fn originals_and_body_stay_byte_for_byte_between_the_added_fields() {
              \r\n{body}"
         )
     );
+}
+
+#[test]
+fn our_fields_stand_where_every_reader_sees_them() {
+    for (original, fields, body) in [
+        ("no field\r\nA: 1\r\n\r\nbody", "", "no field\r\nA: 1\r\n\r\nbody"),
+        ("A: 1\r\nno field\r\nB: 2\r\n\r\nbody", "A: 1\r\n", "no field\r\nB: 2\r\n\r\nbody"),
+        ("A: 1\r\n \t\r\n 2\r\nB:\r\n \r\n\r\nbody", "A: 1\r\n 2\r\nB:\r\n", "body"),
+    ] {
+        let stamped = stamp(&plain(), &message(original));
+        assert_eq!(stamped.broken_header(), None);
+        assert!(text(&stamped).contains(&format!("+0000\r\n{fields}Message-ID: ")), "{}", text(&stamped));
+        assert_eq!(stamped.body(), body.as_bytes());
+    }
 }
 
 #[test]
@@ -106,6 +120,19 @@ fn received_names_the_protocol_as_it_was() {
     assert_eq!(with(None, false, false), "ESMTP");
     assert_eq!(with(tls, true, true), "UTF8SMTPSA");
     assert_eq!(with(None, false, true), "UTF8SMTP");
+}
+
+#[test]
+fn received_names_a_recipient_that_is_ascii() {
+    let clause = |recipient: &str| {
+        let recipient = recipient.parse().unwrap();
+        let mut asked = plain();
+        (asked.recipient, asked.smtputf8) = (Some(&recipient), true);
+        let received = stamp(&asked, &message("\r\n")).named("Received").next().unwrap().text();
+        received.split_once(" for ").map(|(_, rest)| rest.split(';').next().unwrap().to_owned())
+    };
+    assert_eq!(clause("bob@example.net").as_deref(), Some("<bob@example.net>"));
+    assert_eq!(clause("j\u{fc}rgen@example.net"), None);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::decide::{Decided, now_ms, stamped};
 use super::judge::Judged;
 use super::record::{Outcome, class_name, subject};
 use super::{Incoming, Line};
-use crate::check::Refusal;
+use crate::check::{Fault, Refusal};
 use crate::maillog::Status;
 use crate::policy::Disposition;
 use crate::quarantine::{Held, QuarantineError};
@@ -136,6 +136,7 @@ async fn keep(
 fn refused(incoming: &Incoming, refusal: &Refusal) -> Outcome {
     match refusal {
         Refusal::TooLarge { limit } => Outcome::new(Reply::too_large(*limit), Status::Refused),
+        Refusal::Structure(Fault::Loop) => Outcome::new(Reply::routing_loop(incoming.id), Status::Refused),
         Refusal::Structure(fault) => Outcome::new(Reply::structure(incoming.id, &fault.to_string()), Status::Refused),
         Refusal::HeaderFrom => Outcome::new(Reply::from_not_permitted(incoming.id), Status::Refused),
         Refusal::ScannerFailure => Outcome::new(Reply::scanner_failure(), Status::Rejected),

@@ -10,10 +10,11 @@ use super::act::window_name;
 use super::decide::now_ms;
 use super::judge::{Judged, contained};
 use super::{Client, Incoming, Line};
+use crate::check::Check;
 use crate::mail::{Envelope, Message, MessageId};
 use crate::maillog::record::Submission;
 use crate::maillog::{Event, Record, Status};
-use crate::smtp::Reply;
+use crate::smtp::{Fault, Reply};
 
 /// Characters of a header field that the log keeps.
 const FIELD_LENGTH_MAX: usize = 256;
@@ -79,11 +80,30 @@ pub(super) fn finish(
     reply
 }
 
-/// The record of an end of DATA that never became a whole message.
-pub(super) fn refused(line: &Line, id: MessageId, client: &Client, envelope: &Envelope, size: u64, reply: &Reply) {
-    let class = if reply.code == Reply::too_large(0).code { Class::Oversize } else { Class::Blocked };
-    let submission = Submission { class: class_name(class).to_owned(), ..blank(line, client, envelope, size, reply) };
-    write(line, id, class, reply, submission);
+/// Logs and counts an end of DATA that never became a whole message; returns the reply.
+pub(super) fn refused(
+    line: &Line,
+    id: MessageId,
+    client: &Client,
+    envelope: &Envelope,
+    size: u64,
+    fault: Fault,
+) -> Reply {
+    let structure = |what| (Check::Structure, what, Reply::structure(id, what), Class::Blocked);
+    let (check, text, reply, class) = match fault {
+        Fault::TooLarge { limit } => (Check::Size, "too large", Reply::too_large(limit), Class::Oversize),
+        Fault::BareCr => structure("a CR without LF"),
+        Fault::BareLf => structure("an LF without CR"),
+        Fault::Nul => structure("a NUL octet"),
+        Fault::NoRoom => (Check::Content, "no memory for it", Reply::undecided(), Class::Blocked),
+    };
+    let submission = Submission {
+        class: class_name(class).to_owned(),
+        evidence: vec![format!("{}: {text}", check.name())],
+        ..blank(line, client, envelope, size, &reply)
+    };
+    write(line, id, class, &reply, submission);
+    reply
 }
 
 fn write(line: &Line, id: MessageId, class: Class, reply: &Reply, submission: Submission) {

@@ -109,13 +109,15 @@ async fn form_size_and_author_are_refused_without_a_strike() {
     for (text, expected) in [
         (format!("From: alice@example.com\r\n\r\n{}\r\n", "x".repeat(999)), "550 5.6.0 message "),
         (format!("From: alice@example.com\r\n\r\n{}", "x\r\n".repeat(1_000)), "552 5.3.4 message exceeds 2000 octets"),
+        (format!("rubbish\r\n{PLAIN}"), "550 5.6.0 message "),
+        (format!("{}{PLAIN}", "Received: x\r\n".repeat(101)), "554 5.4.6 message "),
         (PLAIN.replace("Alice <alice@example.com>", "a@example.com, b@example.org"), "550 5.7.1 message "),
         (PLAIN.replace("From: Alice <alice@example.com>\r\n", ""), "550 5.7.1 message "),
     ] {
         let reply = node.submit(&text).await;
         assert!(reply.starts_with(expected), "{reply}");
     }
-    assert_eq!((node.records().await.len(), node.held().await.len(), node.queued().await), (4, 0, 0));
+    assert_eq!((node.records().await.len(), node.held().await.len(), node.queued().await), (6, 0, 0));
     assert!(node.submit(PLAIN).await.starts_with("250 "));
 }
 
@@ -286,10 +288,23 @@ async fn checks_that_panic_answer_as_scanner_failure_says() {
 async fn an_end_of_data_without_a_message_is_logged() {
     let node = Fixture::new(&[]).await;
     let incoming = node.incoming(&["bob@example.net"], "");
-    refused(&node.line, incoming.id, &node.client, &incoming.envelope, 99, &Reply::too_large(10));
+    let refuse = |fault| refused(&node.line, incoming.id, &node.client, &incoming.envelope, 99, fault).to_string();
+    assert_eq!(refuse(Fault::TooLarge { limit: 10 }), "552 5.3.4 message exceeds 10 octets");
     let record = node.records().await.remove(0);
+    assert_eq!(record.evidence, ["size: too large"]);
     assert_eq!((record.class.as_str(), record.status, record.size), ("oversize", Status::Refused, 99));
     assert_eq!(record.reply, "552 5.3.4 message exceeds 10 octets");
+    for (fault, text) in [
+        (Fault::BareCr, "structure: a CR without LF"),
+        (Fault::BareLf, "structure: an LF without CR"),
+        (Fault::Nul, "structure: a NUL octet"),
+    ] {
+        assert!(refuse(fault).starts_with("550 5.6.0 message "));
+        assert!(
+            node.records().await.iter().any(|record| record.evidence == [text] && record.class == "blocked"),
+            "{text}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

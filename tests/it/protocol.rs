@@ -57,6 +57,16 @@ fn chunks_make_one_message() {
 }
 
 #[test]
+fn postmaster_without_a_domain_is_the_contact() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    node.ok(&["domain", "set", "demo.test", "contact=boss@demo.test"]);
+    let letter = letter(ALICE, "postmaster", "x", "hello");
+    assert_eq!(node.login(ALICE).mail(ALICE, "Postmaster", &letter).code, 250);
+    assert_eq!(sink.wait(1)[0].recipients, ["boss@demo.test"]);
+}
+
+#[test]
 fn line_ends_that_are_not_crlf_never_smuggle() {
     let sink = Sink::start();
     let node = TestNode::with_alice(&sink);

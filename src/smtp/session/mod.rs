@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 
-use crate::mail::Recipient;
+use crate::mail::{Address, Recipient};
 use crate::smtp::line::{Line, Lines};
 use crate::smtp::parameter::{self, RecipientFault};
 use crate::smtp::reply::Reply;
@@ -89,6 +89,7 @@ pub struct Session {
     clear_text: bool,
     hello: Option<Box<str>>,
     proof: Proof,
+    postmaster: Option<Box<Address>>,
     transaction: Option<Box<Transaction>>,
     phase: Phase,
     lines: Lines,
@@ -107,6 +108,7 @@ impl Session {
             clear_text,
             hello: None,
             proof: Proof::None,
+            postmaster: None,
             transaction: None,
             phase: Phase::Verb,
             lines: Lines::default(),
@@ -128,6 +130,11 @@ impl Session {
     /// The largest message from now on.
     pub fn set_size_max(&mut self, octets: u64) {
         self.size_max = octets;
+    }
+
+    /// Who is meant by `RCPT TO:<postmaster>` from now on.
+    pub fn set_postmaster(&mut self, address: Address) {
+        self.postmaster = Some(Box::new(address));
     }
 
     /// The handshake behind [`Step::StartTls`] is done: all that was said before is forgotten (RFC 3207 section 4.2).
@@ -358,7 +365,7 @@ impl Session {
         if transaction.recipients().len() >= recipients_max {
             return self.reply(Reply::too_many_recipients());
         }
-        match parameter::recipient(arguments, transaction.smtputf8) {
+        match parameter::recipient(arguments, transaction.smtputf8, self.postmaster.as_deref()) {
             Ok(recipient) => {
                 let question = Question::Recipient(recipient.address.clone());
                 self.ask(Pending::Recipient(recipient), question)
