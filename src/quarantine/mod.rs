@@ -6,7 +6,7 @@
 //!
 //! One copy of equal content (client retries while a User is locked) is kept through a marker
 //! `once/<fingerprint>` that holds the id of the copy. A marker whose copy is gone counts for nothing. Whoever is locked
-//! may still send different messages without end, so such copies have a daily measure: [`quota`].
+//! may still send different messages without end, so such copies have a daily measure: `quota`.
 //!
 //! A release takes the entry out first, by renaming it to `<id>.releasing`: of two at the same time one finds it. What a
 //! crash left taken out is back after the next start.
