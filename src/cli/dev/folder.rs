@@ -38,6 +38,7 @@ pub(super) struct Secrets {
     pub(super) alice: String,
     pub(super) bob: String,
     pub(super) domain: String,
+    pub(super) traffic: String,
 }
 
 /// `$XDG_STATE_HOME/outgate-dev`, by default below the home directory.
@@ -170,8 +171,14 @@ fn secrets(path: &Path) -> Result<Secrets, Failure> {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map_err(|error| Failure::failed(format!("{}: {error}: remove it to get new passwords", path.display()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let fresh =
-                Secrets { admin: random()?, token: random()?, alice: random()?, bob: random()?, domain: random()? };
+            let fresh = Secrets {
+                admin: random()?,
+                token: random()?,
+                alice: random()?,
+                bob: random()?,
+                domain: random()?,
+                traffic: random()?,
+            };
             write_private(path, serde_json::to_string(&fresh).map_err(Failure::failed)?.as_bytes())?;
             Ok(fresh)
         }

@@ -1,4 +1,4 @@
-//! A trickle of mail: alice writes to bob every few seconds, as any client would, over STARTTLS and AUTH.
+//! A trickle of mail: a user of its own writes to bob every few seconds, as any client would, over STARTTLS and AUTH.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use super::folder::Folder;
-use super::provision::{ALICE, BOB};
+use super::provision::{BOB, TRAFFIC};
 
 const PAUSE: Duration = Duration::from_secs(5);
 /// For a whole message with its connection.
@@ -26,7 +26,7 @@ const LINE_OCTETS_MAX: u64 = 4_096;
 
 /// Writes until it is aborted; a node that is down is tried again later.
 pub(super) fn start(folder: &Folder, submission: SocketAddr) -> JoinHandle<()> {
-    let author = Author { ca: folder.ca(), password: folder.secrets.alice.clone(), submission };
+    let author = Author { ca: folder.ca(), password: folder.secrets.traffic.clone(), submission };
     tokio::spawn(async move {
         for number in 1_u64.. {
             tokio::time::sleep(PAUSE).await;
@@ -55,10 +55,10 @@ impl Author {
         let connector = TlsConnector::from(Arc::new(self.tls()?));
         let tls = connector.connect(ServerName::try_from("localhost")?, clear.into_inner()).await?;
         let mut tls = BufReader::new(tls);
-        let login = STANDARD.encode(format!("\0{ALICE}\0{}", self.password));
+        let login = STANDARD.encode(format!("\0{TRAFFIC}\0{}", self.password));
         say(&mut tls, "EHLO localhost", 250).await?;
         say(&mut tls, &format!("AUTH PLAIN {login}"), 235).await.context("login")?;
-        say(&mut tls, &format!("MAIL FROM:<{ALICE}>"), 250).await?;
+        say(&mut tls, &format!("MAIL FROM:<{TRAFFIC}>"), 250).await?;
         say(&mut tls, &format!("RCPT TO:<{BOB}>"), 250).await?;
         say(&mut tls, "DATA", 354).await?;
         say(&mut tls, &format!("{}\r\n.", letter(number)), 250).await?;
@@ -77,8 +77,8 @@ impl Author {
 fn letter(number: u64) -> String {
     let date = jiff::fmt::rfc2822::to_string(&jiff::Zoned::now()).unwrap_or_default();
     format!(
-        "From: Alice <{ALICE}>\r\nTo: Bob <{BOB}>\r\nSubject: note {number}\r\nDate: {date}\r\n\
-         Message-ID: <{number}.{date_id}@demo.test>\r\n\r\nDear Bob,\r\n\r\nthis is note {number}.\r\n\r\nAlice",
+        "From: Traffic <{TRAFFIC}>\r\nTo: Bob <{BOB}>\r\nSubject: note {number}\r\nDate: {date}\r\n\
+         Message-ID: <{number}.{date_id}@demo.test>\r\n\r\nDear Bob,\r\n\r\nthis is note {number}.\r\n\r\nTraffic",
         date_id = crate::mail::MessageId::generate(),
     )
 }
