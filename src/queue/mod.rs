@@ -207,7 +207,7 @@ impl Queue {
         let (entries, waiting) = recover(&found, &spool);
         let undecided: Vec<Undecided> =
             waiting.iter().filter_map(|entry| Some(Undecided { id: entry.id, admission: entry.admission? })).collect();
-        let hostname = if config.node.hostname.is_empty() { host_name() } else { config.node.hostname.clone() };
+        let hostname = config.node.effective_hostname();
         let helo = if config.delivery.helo.is_empty() { hostname.clone() } else { config.delivery.helo.clone() };
         let relay = relay(&config.delivery);
         let delivery = Arc::new(crate::delivery::Shared::new(config, helo, dns, spool.clone(), metrics));
@@ -380,15 +380,8 @@ fn recover(found: &[Found], spool: &Spool) -> (Vec<Entry>, Vec<Entry>) {
 
 /// `delivery.relay` as a route.
 fn relay(config: &crate::config::DeliveryConfig) -> Option<Route> {
-    let (host, port) = config.relay.rsplit_once(':')?;
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let auth = config.relay_auth.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()));
-    Some(Route { host, port: port.parse().ok()?, auth })
-}
-
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
+    Route::parse(&config.relay, auth)
 }
 
 #[cfg(test)]
