@@ -16,6 +16,7 @@
 
 pub mod check;
 pub mod cli;
+mod clock;
 pub mod config;
 pub mod connection;
 pub mod delivery;

@@ -8,12 +8,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context;
 use outgate_cluster::{AdmissionId, AdmissionVerdict, Cluster, Command, DomainName, OpenOptions};
 use tokio::task::JoinHandle;
 
+use crate::clock::now_ms;
 use crate::config::Config;
 use crate::dns::Dns;
 use crate::listener::{FAREWELL_TIMEOUT, Listeners};
@@ -219,9 +220,4 @@ fn expired(id: crate::mail::MessageId, held: Option<&Held>, at_ms: u64) -> Recor
     let (by, detail) = ("outgate".to_owned(), "left quarantine".to_owned());
     let event = Event::Change { origin, status: Status::Expired, by, detail };
     Record { at_ms, id, event }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

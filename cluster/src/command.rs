@@ -458,3 +458,14 @@ pub enum DkimAlgorithm {
     RsaSha256,
     Ed25519Sha256,
 }
+
+impl DkimAlgorithm {
+    /// The selector of the key that stands under `name` beside one of the other algorithm: one name in DNS holds one
+    /// key (RFC 6376 section 3.6.2.2), so an Ed25519 key beside an RSA key has `-ed25519` behind it.
+    pub fn selector_beside(self, name: &str) -> String {
+        match self {
+            Self::RsaSha256 => name.to_owned(),
+            Self::Ed25519Sha256 => format!("{name}-ed25519"),
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! `outgate log`.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -9,6 +9,7 @@ use super::Outcome;
 use super::client::{Admin, Query};
 use super::failure::Failure;
 use super::output::Output;
+use crate::clock::now_ms;
 
 const COLUMNS: [&str; 9] = ["at", "id", "status", "user", "sender", "recipients", "class", "subject", "reply"];
 
@@ -96,10 +97,8 @@ fn flat(records: &Value) -> Value {
 
 /// Milliseconds since the epoch.
 fn moment(text: &str) -> Result<u64, Failure> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let ms = |since: Duration| u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
     if let Some(ago) = ago(text) {
-        return Ok(ms(now.saturating_sub(ago)));
+        return Ok(now_ms().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)));
     }
     let date = || text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok();
     let at = text.parse::<jiff::Timestamp>().ok().or_else(|| Some(date()?.timestamp()));

@@ -9,10 +9,11 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::Record;
 use super::segment::{Directory, SEGMENT_LENGTH_MAX, SegmentName, encode};
+use crate::clock::now_ms;
 
 /// Records that wait for the disk; a few hundred MiB where it takes no writes for minutes.
 pub(super) const WAITING_MAX: usize = 262_144;
@@ -254,9 +255,4 @@ impl Disk {
         self.dirty = false;
         self.synced_at = Instant::now();
     }
-}
-
-fn now_ms() -> u64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }

@@ -20,11 +20,12 @@ mod settle;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ractor::{Actor, ActorRef};
 use tokio::sync::oneshot;
 
+use crate::clock::now_ms;
 use crate::config::Config;
 use crate::dns::Dns;
 use crate::mail::{Envelope, Message, MessageId};
@@ -192,11 +193,6 @@ impl std::fmt::Debug for Stored {
 fn settled(entry: &Entry, on_settled: &OnSettled) -> Option<crate::spool::Then> {
     let (tag, on_settled) = (entry.admission?, Arc::clone(on_settled));
     Some(Box::new(move || on_settled(tag)))
-}
-
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Queue {

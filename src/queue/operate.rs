@@ -6,7 +6,8 @@ use tokio::sync::oneshot;
 
 use super::entry::{Action, Reported};
 use super::owner::{OwnerState, answer};
-use super::{QueueEntry, QueueError, now_ms};
+use super::{QueueEntry, QueueError};
+use crate::clock::now_ms;
 use crate::delivery::Answer;
 use crate::mail::MessageId;
 use crate::maillog::Status;

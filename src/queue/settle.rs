@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::entry::{Action, Entry, RecipientStatus, Reported};
+use super::notice;
 use super::owner::{OwnerState, QueueMessage, answer, send};
 use super::schedule::next_attempt_ms;
-use super::{notice, now_ms};
+use crate::clock::now_ms;
 use crate::delivery::{self, Answer, Fate, Outcome};
 use crate::mail::{Message, MessageId};
 use crate::maillog::record::Attempt;

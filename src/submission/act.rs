@@ -4,11 +4,12 @@ use outgate_cluster::command::{LimitUnit, Window};
 use outgate_cluster::state::settings::{LockedResponse, QuarantineResponse};
 use outgate_cluster::{Admission, Applied, LockCause, Scope};
 
-use super::decide::{Decided, now_ms, stamped};
+use super::decide::{Decided, stamped};
 use super::judge::Judged;
 use super::record::{Outcome, class_name, subject};
 use super::{Incoming, Line};
 use crate::check::{Fault, Refusal};
+use crate::clock::now_ms;
 use crate::maillog::Status;
 use crate::policy::Disposition;
 use crate::quarantine::{Held, QuarantineError};
@@ -177,22 +178,12 @@ const fn cause_name(cause: &LockCause) -> &'static str {
 
 /// At MAIL by advice and at the end of DATA by decision, in the same words.
 pub(crate) fn limit_reply(limit: u64, unit: LimitUnit, window: Window, retry_after_s: u64) -> Reply {
-    Reply::limit(limit, unit_name(unit), window_name(window), retry_after_s)
+    Reply::limit(limit, unit_name(unit), window.as_str(), retry_after_s)
 }
 
 const fn unit_name(unit: LimitUnit) -> &'static str {
     match unit {
         LimitUnit::Messages => "messages",
         LimitUnit::Recipients => "recipients",
-    }
-}
-
-pub(super) const fn window_name(window: Window) -> &'static str {
-    match window {
-        Window::Minute => "minute",
-        Window::Hour => "hour",
-        Window::Day => "day",
-        Window::Week => "week",
-        Window::Month => "month",
     }
 }

@@ -1,6 +1,6 @@
 //! Disk and cluster: the message is stored while its admission is decided.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use outgate_cluster::{
     Admission, AdmissionId, AdmissionVerdict, Admit, Applied, Cluster, DomainName, ProposeError, Wish,
@@ -9,6 +9,7 @@ use outgate_cluster::{
 use super::judge::{Judged, recipient_hash};
 use super::record::class_name;
 use super::{Incoming, Line};
+use crate::clock::now_ms;
 use crate::mail::{Address, Message};
 use crate::policy::sender::may_sign_for;
 use crate::policy::{Disposition, disposition};
@@ -17,8 +18,6 @@ use crate::smtp::Reply;
 use crate::spool::SpoolError;
 use crate::stamp::{self, Peer, Stamp};
 
-/// The Ed25519 key beside an RSA key has the selector with this behind it: one name in DNS holds one key.
-const ED25519_SUFFIX: &str = "-ed25519";
 /// Proposals with the same admission id before the client is told to try later.
 const PROPOSALS_MAX: u32 = 2;
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -226,14 +225,7 @@ fn signing_keys(line: &Line, incoming: &Incoming, judged: &Judged) -> Vec<outgat
     let domain = author.and_then(Address::dns_domain).and_then(|domain| DomainName::new(&domain).ok());
     let Some(domain) = domain.filter(|domain| may_sign_for(&judged.user, domain)) else { return Vec::new() };
     let selector = &judged.user.settings.dkim_selector;
-    let is_meant =
-        |name: &str| name.strip_prefix(selector.as_str()).is_some_and(|s| s.is_empty() || s == ED25519_SUFFIX);
     let mut keys = line.cluster.read(|state| state.dkim_keys(Some(&domain)));
-    keys.retain(|key| is_meant(&key.selector));
+    keys.retain(|key| key.selector == *selector || key.selector == key.algorithm.selector_beside(selector));
     keys
-}
-
-pub(super) fn now_ms() -> u64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }

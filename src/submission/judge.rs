@@ -2,7 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use outgate_cluster::Wish;
 use outgate_cluster::state::settings::{ScannerFailure, Settings};
@@ -10,6 +9,7 @@ use outgate_cluster::state::{Advice, UserView};
 
 use super::{Client, Incoming, Line};
 use crate::check::{self, Check, Effect, Facts, Finding, HeaderFrom, Refusal};
+use crate::clock::now_ms;
 use crate::mail::{Address, Message};
 use crate::policy::identity::{Traits, identity};
 use crate::policy::{self, Bands, Intent, Verdict, sender};
@@ -114,9 +114,8 @@ fn authentication(client: &Client) -> Finding {
 /// Whoever wrote the message may have found a way to make a check panic: then nothing is known of the content, and
 /// `scanner_failure` says what follows.
 async fn content(message: &Message, settings: &Settings, checks: Checks) -> (HeaderFrom, Vec<Finding>) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let facts =
-        Facts { now_s: i64::try_from(now.as_secs()).unwrap_or(i64::MAX), max_message_size: settings.max_message_size };
+    let now_s = i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX);
+    let facts = Facts { now_s, max_message_size: settings.max_message_size };
     let inline = message.size() <= CHECKED_INLINE_MAX;
     let message = message.clone();
     let read = move || (contained(|| check::header_from(&message)), contained(|| checks(&facts, &message)));

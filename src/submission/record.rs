@@ -6,11 +6,10 @@ use mail_parser::parsers::MessageStream;
 use outgate_cluster::command::{LimitUnit, LockState};
 use outgate_cluster::{Admission, AdmissionVerdict, Applied, Charge, Class, Scope};
 
-use super::act::window_name;
-use super::decide::now_ms;
 use super::judge::{Judged, contained};
 use super::{Client, Incoming, Line};
 use crate::check::Check;
+use crate::clock::now_ms;
 use crate::mail::{Envelope, Message, MessageId};
 use crate::maillog::record::Submission;
 use crate::maillog::{Event, Record, Status};
@@ -163,7 +162,7 @@ fn bounded(text: &str) -> String {
 fn counters(charges: &[Charge]) -> Vec<String> {
     let limited = charges.iter().filter(|charge| charge.limit > 0);
     let text = |charge: &Charge| {
-        let (scope, window) = (scope_name(charge.scope), window_name(charge.window));
+        let (scope, window) = (scope_name(charge.scope), charge.window.as_str());
         format!("{scope}/{window} {}/{}", charge.used, charge.limit)
     };
     limited.map(text).collect()

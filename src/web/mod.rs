@@ -20,7 +20,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use outgate_cluster::Cluster;
 
@@ -48,10 +47,4 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// True while the submission listeners are open; the node sets it.
     pub listening: Arc<AtomicBool>,
-}
-
-/// Milliseconds since the Unix epoch by this machine's clock.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

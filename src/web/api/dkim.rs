@@ -15,10 +15,6 @@ use super::{Answer, ApiError, Params, Parts, body, parse_domain, propose, time};
 use crate::web::dkim::{self, DkimError};
 use crate::web::echo;
 
-/// Two keys of one domain cannot share a selector (RFC 6376 section 3.6.2.2: the record must be unique), so
-/// the Ed25519 key that stands beside an RSA key gets the selector with this behind it.
-const ED25519_SUFFIX: &str = "-ed25519";
-
 pub(super) fn routes() -> Router<Parts> {
     Router::new()
         .route("/dkim", get(list).post(create))
@@ -93,11 +89,11 @@ async fn create(State(parts): State<Parts>, bytes: Bytes) -> Answer<(StatusCode,
 }
 
 fn wanted(algorithms: Algorithms, selector: &str) -> Vec<(DkimAlgorithm, String)> {
-    let rsa = (DkimAlgorithm::RsaSha256, selector.to_owned());
+    let both = [DkimAlgorithm::RsaSha256, DkimAlgorithm::Ed25519Sha256];
     match algorithms {
-        Algorithms::Rsa => vec![rsa],
+        Algorithms::Rsa => vec![(DkimAlgorithm::RsaSha256, selector.to_owned())],
         Algorithms::Ed25519 => vec![(DkimAlgorithm::Ed25519Sha256, selector.to_owned())],
-        Algorithms::Both => vec![rsa, (DkimAlgorithm::Ed25519Sha256, format!("{selector}{ED25519_SUFFIX}"))],
+        Algorithms::Both => both.map(|algorithm| (algorithm, algorithm.selector_beside(selector))).to_vec(),
     }
 }
 

@@ -28,7 +28,8 @@ use axum::response::{IntoResponse, Response};
 use outgate_cluster::{Actor, Applied, Command, DomainName, Login, Outcome, Timestamp};
 use serde::de::DeserializeOwned;
 
-use super::{Parts, echo, now_ms};
+use super::{Parts, echo};
+use crate::clock::now_ms;
 use crate::mail::{Message, MessageId};
 use crate::maillog::{Event, Origin, Record, Status};
 

@@ -8,7 +8,8 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, ApiError, PAGE_MAX, Params, Parts, download, note, now_ms, parse_id, time_ms};
+use super::{Answer, ApiError, PAGE_MAX, Params, Parts, download, note, parse_id, time_ms};
+use crate::clock::now_ms;
 use crate::mail::Message;
 use crate::maillog::Status;
 use crate::quarantine::Held;
