@@ -105,6 +105,50 @@ pub enum Command {
         domain: DomainName,
         selector: String,
     },
+    /// The beginning of a cluster: who vouches for its nodes, and the first of them; answers [`Outcome::Joined`].
+    Form {
+        authority: Authority,
+        address: String,
+    },
+    /// Lets one node join within `valid_ms`; `token` is the hash of the secret.
+    TokenPut {
+        token: [u8; 32],
+        valid_ms: u64,
+        actor: Actor,
+    },
+    /// Spends a token for the owner of a key, which may ask again; answers [`Outcome::Joined`].
+    Join {
+        token: [u8; 32],
+        /// Hash of the new node's public key.
+        key: [u8; 32],
+        /// `host:port` on which other nodes reach it.
+        address: String,
+    },
+    NodeSet {
+        node: u64,
+        address: Option<String>,
+        draining: Option<bool>,
+    },
+    /// From here on the node is nobody, whatever certificate it shows.
+    NodeRemove {
+        node: u64,
+        actor: Actor,
+    },
+}
+
+/// Certificate and key by which nodes know each other.
+#[derive(Serialize, Deserialize, Clone, PartialEq)]
+pub struct Authority {
+    /// PEM.
+    pub certificate: String,
+    /// PKCS#8 PEM.
+    pub private_key: String,
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").finish_non_exhaustive()
+    }
 }
 
 /// The answer of [`crate::State::apply`] to one [`Command`].
@@ -122,6 +166,8 @@ pub enum Outcome {
         blocked_until: Option<Timestamp>,
     },
     Refused(Refusal),
+    /// The id of the node that joined.
+    Joined(u64),
 }
 
 /// "May this message pass, and count it": proposed once per message after its content was judged.
@@ -356,6 +402,18 @@ pub enum Refusal {
     TooManyImports(u32),
     #[error("a batch cannot hold a batch")]
     NestedBatch,
+    #[error("the cluster is formed already")]
+    FormedAlready,
+    #[error("the token is unknown, used or expired: make another with `outgate cluster token`")]
+    UnknownToken,
+    #[error("{0} tokens are waiting already: let them expire first")]
+    TooManyTokens(u32),
+    #[error("{0} is the address of node {1}: remove that node first or give another address")]
+    AddressTaken(String, u64),
+    #[error("node {0} is not known")]
+    UnknownNode(u64),
+    #[error("node {0} is the only one")]
+    LastNode(u64),
 }
 
 impl Window {

@@ -1,36 +1,39 @@
 //! The face of the cluster crate: one cloneable handle to read the replica and to propose commands.
 
-use std::collections::BTreeMap;
-use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use openraft::{BasicNode, RaftMetrics};
-use tokio::sync::watch;
+use tokio::task::JoinHandle as Task;
 
+use crate::assembly;
 use crate::clock::Clock;
-use crate::command::{Admission, AdmissionId, Admit, Command, Outcome};
+use crate::command::{Actor, Admission, AdmissionId, Admit, Command, Outcome, Refusal};
+use crate::leadership::Leadership;
 use crate::name::Timestamp;
-use crate::proposer::Proposer;
-use crate::raft::{self, NoPeers, Raft};
+use crate::network::join::{self, JoinError, Token};
+use crate::network::message::{Channel, Request, Response};
+use crate::network::peers::Peers;
+use crate::network::tls;
+use crate::proposer::{LEADER_PATIENCE, Proposer};
+use crate::pulse::{Standing, Standings};
+use crate::raft::Raft;
 use crate::settlement::Settlement;
 use crate::state::State;
 use crate::store::identity::Home;
 use crate::store::keeper::Keeper;
-use crate::store::log::Log;
 use crate::store::machine::Replica;
-use crate::store::{self, Failure, Limits, Opened};
-use crate::upkeep::Upkeep;
+use crate::store::{Failure, Limits};
 
 pub use crate::store::OpenError;
 
-/// How long [`Cluster::open`] waits for the next applied entry before it gives up.
-const REPLAY_STALL_MAX: Duration = Duration::from_secs(60);
 /// How long [`Cluster::shutdown`] waits for the writing threads.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long [`Cluster::barrier`] waits for the leader's word, and for this node to catch up.
+const BARRIER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A node's part in the cluster. Cheap to clone.
 #[derive(Clone)]
@@ -38,34 +41,44 @@ pub struct Cluster {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    node: u64,
-    epoch: u64,
-    raft: Raft,
-    replica: Replica,
-    proposer: Proposer,
-    clock: Clock,
-    settlement: Mutex<Settlement>,
-    metrics: watch::Receiver<RaftMetrics<u64, BasicNode>>,
-    failure: Failure,
-    stopping: AtomicBool,
+pub(crate) struct Inner {
+    pub(crate) node: u64,
+    pub(crate) epoch: u64,
+    pub(crate) raft: Raft,
+    pub(crate) replica: Replica,
+    pub(crate) leadership: Leadership,
+    pub(crate) peers: Peers,
+    pub(crate) standings: Standings,
+    pub(crate) proposer: Proposer,
+    pub(crate) clock: Clock,
+    pub(crate) settlement: Mutex<Settlement>,
+    pub(crate) failure: Failure,
+    pub(crate) stopping: AtomicBool,
+    /// Set once this node knows all that was decided before it began; until then it would not know newer Users.
+    pub(crate) caught_up: AtomicBool,
+    /// Where other nodes are listened to.
+    pub(crate) address: Option<SocketAddr>,
     /// What must be closed for the directory to be opened again.
-    closing: Mutex<Option<Closing>>,
+    pub(crate) closing: Mutex<Option<Closing>>,
 }
 
-struct Closing {
-    upkeep: tokio::task::JoinHandle<()>,
-    keeper: Keeper,
-    threads: Vec<JoinHandle<()>>,
-    home: Home,
+pub(crate) struct Closing {
+    pub(crate) tasks: Vec<Task<()>>,
+    pub(crate) keeper: Keeper,
+    pub(crate) threads: Vec<JoinHandle<()>>,
+    pub(crate) home: Home,
 }
 
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
-    /// Holds `identity`, `log/`, `snapshot/` and `state/` (sled).
+    /// Holds `identity`, `network/`, `log/`, `snapshot/` and `state/` (sled).
     pub directory: PathBuf,
     /// How long a proposal may take before [`ProposeError::Timeout`].
     pub propose_timeout: Duration,
+    /// Where other nodes are listened to; a node that listens nowhere stays alone.
+    pub listen: Option<SocketAddr>,
+    /// `host:port` by which other nodes reach it; where it listens, if absent.
+    pub advertise: Option<String>,
 }
 
 /// A committed and applied command.
@@ -93,64 +106,40 @@ pub enum ProposeError {
     Stopped(String),
 }
 
+/// Why there is no token.
+#[derive(thiserror::Error, Clone, Debug)]
+pub enum TokenError {
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("the cluster's authority cannot be read")]
+    Authority,
+    #[error("the random number generator does not work")]
+    Random,
+}
+
 impl Cluster {
     /// Makes the directory of a new cluster of one node: id 1 and a fresh cluster id.
     pub fn init(options: &OpenOptions) -> Result<(), OpenError> {
         Home::init(&options.directory)
     }
 
-    /// Opens the directory, replays the log and waits until this node is ready to decide.
+    /// Makes the directory of a new node of the cluster that `member` (`host:port` of its cluster listener) belongs to.
+    /// `address` is where the other nodes will reach the new one. Returns the node's id.
+    pub async fn join(options: &OpenOptions, member: &str, token: &Token, address: &str) -> Result<u64, JoinError> {
+        join::ask(&options.directory, member, token, address).await
+    }
+
+    /// Opens the directory. A node that is alone is ready to decide when this returns; one of several begins to look for
+    /// the others.
     pub async fn open(options: OpenOptions) -> Result<Self, OpenError> {
         Self::open_with(options, Limits::default()).await
     }
 
     /// [`Cluster::open`] with other limits than the usual ones.
     pub async fn open_with(options: OpenOptions, limits: Limits) -> Result<Self, OpenError> {
-        let failure = Failure::default();
-        let (mut home, opened) = open_store(&options, &limits, &failure).await?;
-        let io = |error: io::Error| OpenError::Io(options.directory.clone(), error);
-        let (node, log, replica) = (home.identity.node, opened.log.clone(), opened.machine.replica().clone());
-        let config = Arc::new(raft::config(limits.log_entries_kept));
-        let raft = Raft::new(node, config, NoPeers, opened.log, opened.machine).await;
-        let raft = raft.map_err(|error| io(io::Error::other(error)))?;
-        if let Err(error) = lead(&raft, node, &log, &replica, &failure).await {
-            // Without this raft's task would hold the files for as long as the process lives.
-            drop(raft.shutdown().await);
-            return Err(io(error));
-        }
-        if !home.identity.formed {
-            home.set_formed()?;
-        }
-        let clock = Clock::anchored(replica.read(State::now));
-        let proposer =
-            Proposer::start(raft.clone(), clock, options.propose_timeout, failure.clone(), opened.room.clone());
-        let upkeep = Upkeep {
-            raft: raft.clone(),
-            replica: replica.clone(),
-            clock,
-            proposer: proposer.clone(),
-            log,
-            keeper: opened.keeper.clone(),
-            failure: failure.clone(),
-            room: opened.room,
-            limits,
-            snapshot_at: 0,
-        };
-        let (epoch, upkeep) = (home.identity.epoch, tokio::spawn(upkeep.run()));
-        let inner = Inner {
-            node,
-            epoch,
-            proposer,
-            metrics: raft.metrics(),
-            raft,
-            replica,
-            clock,
-            settlement: Mutex::default(),
-            failure,
-            stopping: AtomicBool::new(false),
-            closing: Mutex::new(Some(Closing { upkeep, keeper: opened.keeper, threads: opened.threads, home })),
-        };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: assembly::assemble(options, limits).await? })
     }
 
     /// Reads the local replica; `read` must be short, it holds the state's lock.
@@ -202,13 +191,62 @@ impl Cluster {
         self.inner.proposer.propose(command).await
     }
 
-    /// True while this node can decide (a leader with a quorum is known).
+    /// True while this node can have decisions made: a leader with a majority is there, and this node knows all that was
+    /// decided before it began.
     pub fn is_ready(&self) -> bool {
-        let metrics = self.inner.metrics.borrow();
-        metrics.current_leader == Some(self.inner.node)
-            && metrics.running_state.is_ok()
+        self.inner.leadership.has_quorum()
+            && self.inner.caught_up.load(Ordering::Acquire)
             && !self.inner.failure.is_set()
             && !self.inner.stopping.load(Ordering::Acquire)
+    }
+
+    /// After it, [`Cluster::read`] sees everything that was acknowledged anywhere before the call.
+    pub async fn barrier(&self) -> Result<(), ProposeError> {
+        self.inner.barrier().await
+    }
+
+    /// The node that leads, as far as this one knows.
+    pub fn leader(&self) -> Option<u64> {
+        self.inner.leadership.leader()
+    }
+
+    /// Which nodes vote.
+    pub fn voters(&self) -> Vec<u64> {
+        self.inner.raft.metrics().borrow().membership_config.membership().voter_ids().collect()
+    }
+
+    /// The index of the last entry that this node has applied.
+    pub fn applied(&self) -> u64 {
+        self.inner.replica.applied().map_or(0, |id| id.index)
+    }
+
+    /// The first index that this node's log still holds.
+    pub fn log_begins(&self) -> u64 {
+        self.inner.raft.metrics().borrow().purged.map_or(0, |purged| purged.index + 1)
+    }
+
+    /// How another node stood when it was last heard.
+    pub fn standing(&self, node: u64) -> Option<Standing> {
+        self.inner.standings.of(node)
+    }
+
+    /// Where this node listens to others.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.inner.address
+    }
+
+    /// Makes a token with which one node can join within `valid`.
+    pub async fn token(&self, valid: Duration, actor: Actor) -> Result<Token, TokenError> {
+        self.barrier().await?;
+        let authority = self.read(|state| state.authority().cloned()).ok_or(ProposeError::NoQuorum)?;
+        let authority = tls::certificate(&authority.certificate).map_err(|_| TokenError::Authority)?;
+        let token = Token::new(&authority).map_err(|_| TokenError::Random)?;
+        let valid_ms = u64::try_from(valid.as_millis()).unwrap_or(u64::MAX);
+        let put = Command::TokenPut { token: token.hash(), valid_ms, actor };
+        if let Outcome::Refused(refusal) = self.propose(put).await?.outcome {
+            return Err(refusal.into());
+        }
+        Ok(token)
     }
 
     /// Resolves with one sentence when the store can no longer go on (an fsync error, a damaged log).
@@ -220,9 +258,12 @@ impl Cluster {
     pub async fn shutdown(&self) {
         self.inner.stopping.store(true, Ordering::Release);
         let closing = self.inner.closing.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Closing { upkeep, keeper, threads, home }) = closing else { return };
-        upkeep.abort();
-        drop(upkeep.await);
+        let Some(Closing { tasks, keeper, threads, home }) = closing else { return };
+        for task in tasks {
+            task.abort();
+            drop(task.await);
+        }
+        self.inner.peers.close();
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!("stopping raft: {error}");
         }
@@ -238,49 +279,20 @@ impl Cluster {
     }
 }
 
-/// Opens the files on a thread that may block.
-async fn open_store(options: &OpenOptions, limits: &Limits, failure: &Failure) -> Result<(Home, Opened), OpenError> {
-    let (directory, limits, failure) = (options.directory.clone(), limits.clone(), failure.clone());
-    let opening = tokio::task::spawn_blocking(move || {
-        let mut home = Home::open(&directory)?;
-        let opened = store::open(&home, &limits, &failure)?;
-        if opened.log.extent().last.is_some() && !home.identity.formed {
-            home.set_formed()?;
-        }
-        Ok((home, opened))
-    });
-    opening.await.map_err(|error| OpenError::Io(options.directory.clone(), io::Error::other(error))).flatten()
-}
-
-/// Forms the cluster where the log is empty, and waits until this node can decide.
-async fn lead(raft: &Raft, node: u64, log: &Log, replica: &Replica, failure: &Failure) -> io::Result<()> {
-    let held = log.extent().last;
-    if held.is_none() {
-        let members = BTreeMap::from([(node, BasicNode::default())]);
-        raft.initialize(members).await.map_err(io::Error::other)?;
-    }
-    ready(raft, held.map_or(0, |id| id.index), replica, failure).await
-}
-
-/// Waits until this node leads and everything that its log held is applied.
-async fn ready(raft: &Raft, last: u64, replica: &Replica, failure: &Failure) -> io::Result<()> {
-    let node = raft.metrics().borrow().id;
-    let mut metrics = raft.metrics();
-    loop {
-        let (leads, applied) = {
-            let seen = metrics.borrow_and_update();
-            if let Err(fatal) = &seen.running_state {
-                return Err(io::Error::other(failure.get().unwrap_or_else(|| fatal.to_string())));
+impl Inner {
+    pub(crate) async fn barrier(&self) -> Result<(), ProposeError> {
+        let leader = self.leadership.wait_for_leader(LEADER_PATIENCE).await.ok_or(ProposeError::NoQuorum)?;
+        let index = if leader == self.node {
+            let asked = tokio::time::timeout(BARRIER_TIMEOUT, self.raft.get_read_log_id()).await;
+            let (read, _) = asked.map_err(|_| ProposeError::Timeout)?.map_err(|_| ProposeError::NoQuorum)?;
+            read
+        } else {
+            match self.peers.call(leader, Channel::Control, &Request::ReadIndex, BARRIER_TIMEOUT).await {
+                Ok(Response::ReadIndex(read)) => read,
+                Ok(_) | Err(_) => return Err(ProposeError::NoQuorum),
             }
-            (seen.current_leader == Some(node), seen.last_applied)
         };
-        if leads && applied.is_some_and(|id| id.index >= last) && replica.applied() >= applied {
-            return Ok(());
-        }
-        match tokio::time::timeout(REPLAY_STALL_MAX, metrics.changed()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(io::Error::other("raft has stopped")),
-            Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the log was not replayed in time")),
-        }
+        let reached = self.leadership.wait_for_applied(index.map_or(0, |id| id.index), BARRIER_TIMEOUT).await;
+        if reached { Ok(()) } else { Err(ProposeError::Timeout) }
     }
 }

@@ -1,50 +1,52 @@
-//! Packs commands into log entries and hands each caller its own outcome.
+//! Takes commands of this node and has them decided by the leader, wherever that is.
 //!
-//! All commands that wait when an entry can be written go into it as one batch of at most [`BATCH_BYTES_MAX`]; one entry is
-//! being synced while the next is filled and applied, so that one fdatasync serves everybody who came in the meantime.
+//! All commands that wait when a parcel can be sent go into it; at most [`PARCELS_IN_FLIGHT_MAX`] are under way, so that a
+//! node under load sends few and large ones.
 //!
 //! Invariants:
-//! * At most [`ENTRIES_IN_FLIGHT_MAX`] entries are with openraft, whose own queues know no bound.
 //! * The queue holds at most [`QUEUE_COMMANDS_MAX`] commands and [`QUEUE_BYTES_MAX`] bytes; more are refused at once.
-//! * A batch that a caller proposes is an entry of its own: batches do not nest.
-//! * Nobody waits longer than the timeout: openraft may never answer when a snapshot supersedes an entry.
+//! * Nobody waits longer than the timeout.
+//! * A parcel of which it is not known whether it was decided is sent again only if that makes no difference: admissions
+//!   carry an id and count once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::ClientWriteError;
-use openraft::raft::ClientWriteResult;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use crate::clock::Clock;
 use crate::command::{Command, Outcome};
 use crate::handle::{Applied, ProposeError};
-use crate::name::Timestamp;
-use crate::raft::{Raft, TypeConfig};
-use crate::store::entry::{Reply, Stamped};
-use crate::store::{Failure, Room, codec};
+use crate::leadership::Leadership;
+use crate::network::message::{Channel, Decided, Request, Response};
+use crate::network::peers::{CallError, Peers};
+use crate::sequencer::{Parcel, ParcelError, Sequencer};
+use crate::store::codec::{self, Blob};
+use crate::store::{Failure, Room};
 
-pub(crate) const BATCH_BYTES_MAX: usize = 64 * 1024;
-pub(crate) const ENTRIES_IN_FLIGHT_MAX: usize = 2;
+const PARCELS_IN_FLIGHT_MAX: usize = 2;
 pub(crate) const QUEUE_COMMANDS_MAX: usize = 16 * 1024;
 pub(crate) const QUEUE_BYTES_MAX: u32 = 64 * 1024 * 1024;
 /// One command alone; an import is proposed in parts.
 pub(crate) const COMMAND_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long a parcel waits for anybody to lead: an election and what comes after it.
+pub(crate) const LEADER_PATIENCE: Duration = Duration::from_millis(2_000);
+/// Before the same node is asked again that did not lead or could not be reached.
+const SAME_LEADER_PAUSE: Duration = Duration::from_millis(20);
+
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
+const DEPOSED_GRACE: Duration = Duration::from_millis(100);
 
 type Answer = Result<Applied<Outcome>, ProposeError>;
 
 struct Waiting {
     command: Command,
-    encoded: Vec<u8>,
+    encoded: Blob,
     answer: oneshot::Sender<Answer>,
-    _bytes: OwnedSemaphorePermit,
+    bytes: OwnedSemaphorePermit,
 }
 
-impl Waiting {
-    fn is_batch(&self) -> bool {
-        matches!(self.command, Command::Batch(_))
-    }
-}
+/// Who waits for an outcome, with its place in the queue.
+type Seat = (oneshot::Sender<Answer>, OwnedSemaphorePermit);
 
 /// Takes commands in; cheap to clone.
 #[derive(Clone)]
@@ -56,11 +58,20 @@ pub(crate) struct Proposer {
     room: Room,
 }
 
+/// The way to whoever decides. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Route {
+    pub(crate) node: u64,
+    pub(crate) leadership: Leadership,
+    pub(crate) sequencer: Sequencer,
+    pub(crate) peers: Peers,
+}
+
 impl Proposer {
     /// Starts the task that packs; it ends when the last handle is gone.
-    pub(crate) fn start(raft: Raft, clock: Clock, timeout: Duration, failure: Failure, room: Room) -> Self {
+    pub(crate) fn start(route: Route, timeout: Duration, failure: Failure, room: Room) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_COMMANDS_MAX);
-        tokio::spawn(pack(raft, clock, timeout, waiting));
+        tokio::spawn(pack(route, timeout, waiting));
         Self { queue, bytes: Arc::new(Semaphore::new(QUEUE_BYTES_MAX as usize)), timeout, failure, room }
     }
 
@@ -71,12 +82,12 @@ impl Proposer {
         if !self.room.is_there() {
             return Err(ProposeError::DiskFull);
         }
-        let encoded = codec::encode(&command);
+        let encoded = Blob(codec::encode(&command));
         let size = u32::try_from(encoded.len()).ok().filter(|_| encoded.len() <= COMMAND_BYTES_MAX);
         let size = size.ok_or(ProposeError::TooLarge { bytes: encoded.len(), bytes_max: COMMAND_BYTES_MAX })?;
         let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(size).map_err(|_| ProposeError::Busy)?;
         let (answer, outcome) = oneshot::channel();
-        self.queue.try_send(Waiting { command, encoded, answer, _bytes: bytes }).map_err(|error| match error {
+        self.queue.try_send(Waiting { command, encoded, answer, bytes }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => ProposeError::Busy,
             mpsc::error::TrySendError::Closed(_) => self.stopped(),
         })?;
@@ -92,9 +103,9 @@ impl Proposer {
     }
 }
 
-/// Fills one entry after the other for as long as there are proposers.
-async fn pack(raft: Raft, clock: Clock, timeout: Duration, mut waiting: mpsc::Receiver<Waiting>) {
-    let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT_MAX));
+/// Fills one parcel after the other for as long as there are proposers.
+async fn pack(route: Route, timeout: Duration, mut waiting: mpsc::Receiver<Waiting>) {
+    let in_flight = Arc::new(Semaphore::new(PARCELS_IN_FLIGHT_MAX));
     let mut left_over = None;
     loop {
         let first = match left_over.take() {
@@ -105,102 +116,94 @@ async fn pack(raft: Raft, clock: Clock, timeout: Duration, mut waiting: mpsc::Re
             },
         };
         let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
-        let (batch, next) = fill(first, &mut waiting);
+        let (parcel, answers, next) = fill(first, &mut waiting);
         left_over = next;
-        propose_entry(&raft, clock.now(), batch, timeout, permit).await;
+        let route = route.clone();
+        tokio::spawn(async move {
+            let decided = tokio::time::timeout(timeout, route.decide(parcel)).await;
+            distribute(decided.unwrap_or(Err(ProposeError::Timeout)), answers);
+            drop(permit);
+        });
     }
 }
 
 /// Takes what waits, up to the size of an entry; returns the one that did not fit any more.
-fn fill(first: Waiting, waiting: &mut mpsc::Receiver<Waiting>) -> (Vec<Waiting>, Option<Waiting>) {
-    let mut bytes = if first.is_batch() { BATCH_BYTES_MAX } else { first.encoded.len() };
-    let mut batch = vec![first];
-    while bytes < BATCH_BYTES_MAX {
-        match waiting.try_recv() {
-            Ok(next) if next.is_batch() || bytes + next.encoded.len() > BATCH_BYTES_MAX => return (batch, Some(next)),
-            Ok(next) => {
-                bytes += next.encoded.len();
-                batch.push(next);
-            }
-            Err(_) => break,
+fn fill(first: Waiting, waiting: &mut mpsc::Receiver<Waiting>) -> (Parcel, Vec<Seat>, Option<Waiting>) {
+    let mut parcel = Parcel::of(first.command, first.encoded);
+    let mut answers = vec![(first.answer, first.bytes)];
+    while let Ok(next) = waiting.try_recv() {
+        if !parcel.has_room_for(&next.command, &next.encoded) {
+            return (parcel, answers, Some(next));
         }
+        parcel.push(next.command, next.encoded);
+        answers.push((next.answer, next.bytes));
     }
-    (batch, None)
+    (parcel, answers, None)
 }
 
-async fn propose_entry(
-    raft: &Raft,
-    at: Timestamp,
-    batch: Vec<Waiting>,
-    timeout: Duration,
-    permit: OwnedSemaphorePermit,
-) {
-    let (stamped, answers) = stamp(at, batch);
-    match raft.client_write_ff(stamped).await {
-        Err(fatal) => fail_all(answers, &ProposeError::Stopped(fatal.to_string())),
-        Ok(answer) => {
-            tokio::spawn(async move {
-                match tokio::time::timeout(timeout, answer).await {
-                    Err(_) => fail_all(answers, &ProposeError::Timeout),
-                    Ok(Err(_)) => fail_all(answers, &ProposeError::Stopped("it was shut down".to_owned())),
-                    Ok(Ok(result)) => distribute(result, answers),
+impl Route {
+    /// Asks whoever leads, until somebody has decided or nobody may be asked again.
+    async fn decide(&self, parcel: Parcel) -> Result<Decided, ProposeError> {
+        let (encoded, repeatable) = (parcel.encoded().to_vec(), parcel.is_repeatable());
+        let mut here = Some(parcel);
+        loop {
+            let leader = self.leadership.wait_for_leader(LEADER_PATIENCE).await.ok_or(ProposeError::NoQuorum)?;
+            let tried = if leader == self.node {
+                let parcel = here.take().map_or_else(|| Parcel::decode(encoded.clone()), Ok);
+                let parcel = parcel.map_err(|error| ProposeError::Stopped(error.to_string()))?;
+                self.sequencer.decide(parcel).await
+            } else {
+                self.forward(leader, &encoded).await
+            };
+            match tried {
+                Ok(decided) => return Ok(decided),
+                Err(ParcelError::Stopped(sentence)) => return Err(ProposeError::Stopped(sentence)),
+                Err(ParcelError::Unknown) if !repeatable => return Err(ProposeError::Timeout),
+                Err(ParcelError::Unknown | ParcelError::NotLeader) => {
+                    self.leadership.wait_for_other(leader, SAME_LEADER_PAUSE).await;
                 }
-                drop(permit);
-            });
+            }
         }
+    }
+
+    /// Has another node decide. A leader that lost its office while it was asked is not waited for.
+    async fn forward(&self, leader: u64, encoded: &[Blob]) -> Result<Decided, ParcelError> {
+        let request = Request::Forward(encoded.to_vec());
+        let asked = self.peers.call(leader, Channel::Forward, &request, FORWARD_TIMEOUT);
+        let answer = tokio::select! {
+            answer = asked => answer,
+            () = self.deposed(leader) => Err(CallError::Broken),
+        };
+        match answer {
+            Ok(Response::Forwarded(decided)) if decided.outcomes.len() == encoded.len() => Ok(decided),
+            Ok(Response::NotLeader) | Err(CallError::Unreachable(_) | CallError::Unwelcome(_)) => {
+                Err(ParcelError::NotLeader)
+            }
+            Ok(_) | Err(CallError::TimedOut | CallError::Broken | CallError::Unreadable(_)) => {
+                Err(ParcelError::Unknown)
+            }
+        }
+    }
+
+    /// Resolves a moment after somebody else leads: what the old leader had decided is on its way by then.
+    async fn deposed(&self, leader: u64) {
+        self.leadership.wait_for_other(leader, FORWARD_TIMEOUT).await;
+        tokio::time::sleep(DEPOSED_GRACE).await;
     }
 }
 
-fn stamp(at: Timestamp, batch: Vec<Waiting>) -> (Stamped, Vec<oneshot::Sender<Answer>>) {
-    let mut encodings = Vec::with_capacity(batch.len());
-    let mut commands = Vec::with_capacity(batch.len());
-    let mut answers = Vec::with_capacity(batch.len());
-    for Waiting { command, encoded, answer, .. } in batch {
-        encodings.push(encoded);
-        commands.push(command);
-        answers.push(answer);
-    }
-    let stamped = match (commands.pop(), encodings.pop()) {
-        (Some(command), Some(encoded)) if commands.is_empty() => Stamped::new(at, command, encoded),
-        (command, encoded) => {
-            commands.extend(command);
-            encodings.extend(encoded);
-            let encoded = codec::encode_batch(encodings.iter().map(Vec::as_slice));
-            Stamped::new(at, Command::Batch(commands), encoded)
+fn distribute(decided: Result<Decided, ProposeError>, answers: Vec<Seat>) {
+    match decided {
+        Ok(Decided { index, at, outcomes }) => {
+            for ((answer, _), outcome) in answers.into_iter().zip(outcomes) {
+                give(answer, Ok(Applied { index, at, outcome }));
+            }
         }
-    };
-    (stamped, answers)
-}
-
-fn distribute(result: ClientWriteResult<TypeConfig>, answers: Vec<oneshot::Sender<Answer>>) {
-    let response = match result {
-        Ok(response) => response,
-        Err(ClientWriteError::ForwardToLeader(_) | ClientWriteError::ChangeMembershipError(_)) => {
-            return fail_all(answers, &ProposeError::NoQuorum);
-        }
-    };
-    let (index, Reply { at, outcome }) = (response.log_id.index, response.data);
-    if let [_] = answers.as_slice() {
-        return answers
-            .into_iter()
-            .zip([outcome])
-            .for_each(|(answer, outcome)| give(answer, Applied { index, at, outcome }));
-    }
-    let Outcome::Batch(outcomes) = outcome else {
-        return fail_all(answers, &ProposeError::Stopped("a batch was answered with another outcome".to_owned()));
-    };
-    for (answer, outcome) in answers.into_iter().zip(outcomes) {
-        give(answer, Applied { index, at, outcome });
+        Err(error) => answers.into_iter().for_each(|(answer, _)| give(answer, Err(error.clone()))),
     }
 }
 
 /// A caller that no longer waits has timed out or was cancelled.
-fn give(answer: oneshot::Sender<Answer>, applied: Applied<Outcome>) {
-    drop(answer.send(Ok(applied)));
-}
-
-fn fail_all(answers: Vec<oneshot::Sender<Answer>>, error: &ProposeError) {
-    for answer in answers {
-        drop(answer.send(Err(error.clone())));
-    }
+fn give(answer: oneshot::Sender<Answer>, result: Answer) {
+    drop(answer.send(result));
 }

@@ -1,4 +1,5 @@
-//! What a node does by itself: it lets time pass, asks for snapshots, and notices when raft has stopped.
+//! What a node does by itself: it asks for snapshots and notices when raft has stopped; and where it leads, it lets time
+//! pass and has the membership follow the table of nodes.
 
 use std::time::Duration;
 
@@ -7,21 +8,23 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::command::Command;
+use crate::leadership::Leadership;
+use crate::membership;
 use crate::proposer::Proposer;
 use crate::raft::Raft;
+use crate::state::State;
 use crate::store::keeper::Keeper;
 use crate::store::log::Log;
 use crate::store::machine::Replica;
 use crate::store::{Failure, Limits, Room};
 
 const INTERVAL: Duration = Duration::from_millis(500);
-/// A node without proposals lets time pass this rarely, so that its log does not grow for nothing.
-const IDLE_TICK_INTERVAL_MS: u64 = 60_000;
 
 pub(crate) struct Upkeep {
     pub(crate) raft: Raft,
     pub(crate) replica: Replica,
     pub(crate) clock: Clock,
+    pub(crate) leadership: Leadership,
     pub(crate) proposer: Proposer,
     pub(crate) log: Log,
     pub(crate) keeper: Keeper,
@@ -61,7 +64,10 @@ impl Upkeep {
         if !self.room.look() {
             return;
         }
-        self.tick().await;
+        if self.leadership.leads() {
+            self.tick().await;
+            membership::follow(&self.raft, &self.replica.read(State::nodes)).await;
+        }
         if self.snapshot_due() {
             self.snapshot_at = self.end();
             if let Err(fatal) = self.raft.trigger().snapshot().await {
@@ -78,7 +84,9 @@ impl Upkeep {
     async fn tick(&self) {
         let now = self.clock.now();
         let (seen, due) = self.replica.read(|state| (state.now(), state.next_due()));
-        if due.is_none_or(|due| due > now) && now.millis_since(seen) < IDLE_TICK_INTERVAL_MS {
+        if due.is_none_or(|due| due > now)
+            && u128::from(now.millis_since(seen)) < self.limits.idle_tick_interval.as_millis()
+        {
             return;
         }
         if let Err(error) = self.proposer.propose(Command::Tick).await {

@@ -7,6 +7,7 @@ mod support;
 use std::time::Duration;
 
 use outgate_cluster::command::{Actor, DomainPatch, Subject};
+use outgate_cluster::store::Limits;
 use outgate_cluster::{Cluster, Command, DomainName, OpenOptions, Outcome, ProposeError, Refusal, Wish};
 use support::{add_users, admit, options};
 
@@ -138,9 +139,12 @@ fn nobody_waits_longer_than_the_timeout_and_a_retry_is_harmless() {
 #[tokio::test(flavor = "multi_thread")]
 async fn time_passes_without_anybody_proposing() {
     let directory = tempfile::tempdir().unwrap();
-    let cluster = fresh(&directory, Duration::from_secs(20)).await;
-    // Nothing was stamped yet: the log's time stands at its very beginning until the node lets it pass.
-    support::wait_until("a tick", || cluster.read(|state| state.now()).0 > 0);
+    let options = options(directory.path());
+    Cluster::init(&options).unwrap();
+    let limits = Limits { idle_tick_interval: Duration::from_millis(100), ..Limits::default() };
+    let cluster = Cluster::open_with(options, limits).await.unwrap();
+    let begun = cluster.read(|state| state.now());
+    support::wait_until("a tick", || cluster.read(|state| state.now()) > begun);
     assert!(cluster.now() >= cluster.read(|state| state.now()));
     cluster.shutdown().await;
 }

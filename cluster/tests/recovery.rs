@@ -26,6 +26,7 @@ fn small() -> Limits {
         snapshot_log_entries_max: 60,
         log_entries_kept: 5,
         free_bytes_min: 0,
+        ..Limits::default()
     }
 }
 

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use goldenscript::{Argument, Context};
-use outgate_cluster::command::{DkimAlgorithm, DomainPatch, LimitUnit, LockState, NewUser, UserPatch};
+use outgate_cluster::command::{Authority, DkimAlgorithm, DomainPatch, LimitUnit, LockState, NewUser, UserPatch};
 use outgate_cluster::state::settings::{Level, Patch};
 use outgate_cluster::state::{Advice, AuthGate, Key};
 use outgate_cluster::{
@@ -47,7 +47,7 @@ scripts! {
     abuse_mean abuse_off abuse_phish abuse_spam abuse_virus admission_ids auth_block auth_delay contact_passes defaults
     dkim domain_limits domains distinct_recipients identities identity_limits import invalid_recipients
     limit_by_recipients limits_off limits_windows lock_by_hand lock_history lock_on_limit lock_timeout max_unlocks
-    networks null_sender settings_levels settings_ranges time_backwards users users_paging refuse_costs_nothing
+    networks nodes null_sender settings_levels settings_ranges time_backwards users users_paging refuse_costs_nothing
 }
 
 #[test]
@@ -117,6 +117,7 @@ impl goldenscript::Runner for Script {
             "auth-fail" | "auth-ok" | "auth-unblock" => self.login(&command.name, words),
             "stage" | "commit" => self.import(&command.name, words),
             "dkim-put" | "dkim-remove" => self.dkim(&command.name, words),
+            "form" | "token" | "join" | "node-set" | "node-remove" => self.node(&command.name, words),
             reading => self.read(reading, words),
         }
     }
@@ -294,6 +295,32 @@ impl Script {
         })
     }
 
+    fn node(&mut self, verb: &str, mut words: Words<'_>) -> Answer {
+        let hash = |words: &Words<'_>, place| Ok::<_, Box<dyn Error>>([words.word(place)?.parse::<u8>()?; 32]);
+        let actor = Actor("cli".to_owned());
+        let address = words.take("address").map(str::to_owned);
+        let command = match verb {
+            "form" => {
+                let authority = Authority { certificate: "PEM".to_owned(), private_key: "PEM".to_owned() };
+                Command::Form { authority, address: words.word(0)?.to_owned() }
+            }
+            "token" => {
+                let valid_s: u64 = words.word(1)?.parse()?;
+                Command::TokenPut { token: hash(&words, 0)?, valid_ms: valid_s * 1_000, actor }
+            }
+            "join" => {
+                Command::Join { token: hash(&words, 0)?, key: hash(&words, 1)?, address: words.word(2)?.to_owned() }
+            }
+            "node-set" => Command::NodeSet {
+                node: words.word(0)?.parse()?,
+                address,
+                draining: words.take("draining").map(str::parse).transpose()?,
+            },
+            _ => Command::NodeRemove { node: words.word(0)?.parse()?, actor },
+        };
+        self.apply(command)
+    }
+
     fn read(&mut self, what: &str, mut words: Words<'_>) -> Answer {
         match what {
             "domain-list" => Ok(lines(self.state.domains().into_iter().map(|domain| format!("{domain:?}")))),
@@ -304,6 +331,8 @@ impl Script {
                     keys.map(|key| format!("{} {} {:?} {}", key.domain, key.selector, key.algorithm, key.private_key)),
                 ))
             }
+            "node-list" => Ok(lines(self.state.nodes().into_iter().map(|node| format!("{node:?}")))),
+            "removed" => Ok(self.state.was_removed(words.word(0)?.parse()?).to_string()),
             "settings" => self.read_settings(&words),
             "user-list" => self.read_users(&mut words),
             "network" => {
@@ -418,6 +447,7 @@ impl Script {
             Outcome::Batch(outcomes) => outcomes.iter().map(|outcome| self.show(outcome)).collect(),
             Outcome::Admission(admission) => show_admission(admission),
             Outcome::UserAdded(id) => format!("user {}", id.0),
+            Outcome::Joined(node) => format!("node {node}"),
             Outcome::Imported(report) => {
                 let refused = report.refused.iter().map(|(place, why)| format!("; {place}: {why}"));
                 format!("{} added{}", report.added, refused.collect::<String>())

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 use outgate_cluster::command::{
-    DkimAlgorithm, DomainPatch, ImportReport, LimitUnit, LockState, NewUser, UserPatch, Window,
+    Authority, DkimAlgorithm, DomainPatch, ImportReport, LimitUnit, LockState, NewUser, UserPatch, Window,
 };
 use outgate_cluster::state::settings::{IdentificationHeader, Patch, Value};
 use outgate_cluster::store::codec;
@@ -50,9 +50,9 @@ fn every_variant_has_a_row_in_the_order_of_its_position() {
         assert_eq!(position(&outcome), outcome_position(&outcome), "{name}");
     }
     let commands: BTreeSet<u32> = commands().iter().map(|(_, command)| position(command)).collect();
-    assert_eq!(commands, (0..22).collect());
+    assert_eq!(commands, (0..27).collect());
     let outcomes: BTreeSet<u32> = outcomes().iter().map(|(_, outcome)| position(outcome)).collect();
-    assert_eq!(outcomes, (0..8).collect());
+    assert_eq!(outcomes, (0..9).collect());
 }
 
 fn line<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(text: &mut String, name: &str, value: &T) {
@@ -91,6 +91,11 @@ fn command_position(command: &Command) -> u32 {
         Command::InvalidRecipients { .. } => 19,
         Command::DkimPut { .. } => 20,
         Command::DkimRemove { .. } => 21,
+        Command::Form { .. } => 22,
+        Command::TokenPut { .. } => 23,
+        Command::Join { .. } => 24,
+        Command::NodeSet { .. } => 25,
+        Command::NodeRemove { .. } => 26,
     }
 }
 
@@ -104,6 +109,7 @@ fn outcome_position(outcome: &Outcome) -> u32 {
         Outcome::Lock(_) => 5,
         Outcome::AuthFailure { .. } => 6,
         Outcome::Refused(_) => 7,
+        Outcome::Joined(_) => 8,
     }
 }
 
@@ -207,8 +213,17 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("dkim-put-rsa", dkim(DkimAlgorithm::RsaSha256)),
         ("dkim-put-ed25519", dkim(DkimAlgorithm::Ed25519Sha256)),
         ("dkim-remove", Command::DkimRemove { domain: domain(), selector: "s".to_owned() }),
+        ("form", Command::Form { authority: authority(), address: "a:1".to_owned() }),
+        ("token-put", Command::TokenPut { token: [7; 32], valid_ms: 1, actor: actor() }),
+        ("join", Command::Join { token: [7; 32], key: [8; 32], address: "a:1".to_owned() }),
+        ("node-set", Command::NodeSet { node: 1, address: Some("a:1".to_owned()), draining: Some(true) }),
+        ("node-remove", Command::NodeRemove { node: 1, actor: actor() }),
     ]);
     rows
+}
+
+fn authority() -> Authority {
+    Authority { certificate: "c".to_owned(), private_key: "k".to_owned() }
 }
 
 fn dkim(algorithm: DkimAlgorithm) -> Command {
@@ -272,6 +287,7 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
         ("=auth-blocked", Outcome::AuthFailure { blocked_until: Some(until) }),
     ]);
     rows.extend(refusals().map(|(name, refusal)| (name, Outcome::Refused(refusal))));
+    rows.push(("=joined", Outcome::Joined(1)));
     rows
 }
 
@@ -279,7 +295,7 @@ fn manual() -> LockCause {
     LockCause::Manual { actor: Actor("root".to_owned()), reason: "why".to_owned() }
 }
 
-fn refusals() -> [(&'static str, Refusal); 18] {
+fn refusals() -> [(&'static str, Refusal); 24] {
     let text = || "t".to_owned();
     [
         ("=unknown-domain", Refusal::UnknownDomain(domain())),
@@ -300,5 +316,11 @@ fn refusals() -> [(&'static str, Refusal); 18] {
         ("=import-too-large", Refusal::ImportTooLarge(1)),
         ("=too-many-imports", Refusal::TooManyImports(1)),
         ("=nested-batch", Refusal::NestedBatch),
+        ("=formed-already", Refusal::FormedAlready),
+        ("=unknown-token", Refusal::UnknownToken),
+        ("=too-many-tokens", Refusal::TooManyTokens(1)),
+        ("=address-taken", Refusal::AddressTaken(text(), 1)),
+        ("=unknown-node", Refusal::UnknownNode(1)),
+        ("=last-node", Refusal::LastNode(1)),
     ]
 }

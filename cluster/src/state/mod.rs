@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`settings`] (what can be set), `user` (what is kept), `admit` (the decision that
 //! everything is for), `meter`, `recipients`, `conduct`, `lock` (the parts of it), `directory`,
-//! `locks`, `import`, `logins`, `dkim` (the other commands), `record` (how all of it is stored),
+//! `locks`, `import`, `logins`, `dkim`, `nodes` (the other commands), `record` (how all of it is stored),
 //! `read` and [`view`] (what is told to the outside).
 //!
 //! Invariants:
@@ -24,6 +24,7 @@ mod lock;
 mod locks;
 mod logins;
 mod meter;
+mod nodes;
 mod read;
 mod recipients;
 mod record;
@@ -43,12 +44,13 @@ use crate::name::{DomainName, Login, Timestamp, UserId};
 use admissions::{Horizon, NodeAdmissions};
 use due::Due;
 use import::Import;
+use nodes::{Formation, Node, Token};
 use sources::Sources;
 use user::{Defaults, Dkim, Domain, Identity, Networks, User};
 
 pub use record::Key;
 pub use user::{DomainId, IdentityId};
-pub use view::{Advice, AuthGate, DkimKey, DomainView, IdentityView, LimitsView, LockView, UserView};
+pub use view::{Advice, AuthGate, DkimKey, DomainView, IdentityView, LimitsView, LockView, NodeView, UserView};
 
 /// Everything that all nodes agree on.
 #[derive(Default)]
@@ -65,6 +67,9 @@ pub struct State {
     sources: Sources,
     dkim: BTreeMap<(DomainId, String, DkimAlgorithm), Dkim>,
     imports: BTreeMap<u64, Import>,
+    formation: Formation,
+    nodes: BTreeMap<u64, Node>,
+    tokens: BTreeMap<[u8; 32], Token>,
     /// What time alone will change, in the order in which it does. Follows from the records.
     due: BTreeSet<(Timestamp, Due)>,
     dirty: BTreeSet<Key>,
@@ -130,6 +135,11 @@ impl State {
                 self.dkim_put(&domain, selector, algorithm, private_key)
             }
             Command::DkimRemove { domain, selector } => self.dkim_remove(domain, selector),
+            Command::Form { authority, address } => self.form(authority, address),
+            Command::TokenPut { token, valid_ms, actor: _ } => self.token_put(token, valid_ms),
+            Command::Join { token, key, address } => self.join(token, key, address),
+            Command::NodeSet { node, address, draining } => self.node_set(node, address, draining),
+            Command::NodeRemove { node, actor: _ } => self.node_remove(node),
         }
     }
 

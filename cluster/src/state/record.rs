@@ -62,6 +62,10 @@ pub enum Key {
         import: u64,
         part: u32,
     },
+    /// Who vouches for the nodes, and the node id given out last.
+    Formation,
+    Node(u64),
+    Token([u8; 32]),
 }
 
 impl Key {
@@ -102,6 +106,9 @@ impl State {
             Key::ImportPart { import, part } => {
                 Some(encode(self.imports.get(import)?.parts.get(usize::try_from(*part).ok()?)?))
             }
+            Key::Formation => some(&self.formation, |formation| formation.authority.is_some()),
+            Key::Node(id) => Some(encode(self.nodes.get(id)?)),
+            Key::Token(hash) => Some(encode(self.tokens.get(hash)?)),
         }
     }
 
@@ -151,6 +158,9 @@ impl State {
                 self.imports.insert(id, import);
             }
             Key::ImportPart { import, part } => self.restore_part(import, part, record)?,
+            Key::Formation => self.formation = decode("formation", record)?,
+            Key::Node(id) => drop(self.nodes.insert(id, decode("node", record)?)),
+            Key::Token(hash) => drop(self.tokens.insert(hash, decode("token", record)?)),
         }
         Ok(())
     }
@@ -191,6 +201,9 @@ impl State {
             .chain(imports().flat_map(|(id, import)| {
                 (0_u32..).zip(&import.parts).map(|(part, _)| Key::ImportPart { import: *id, part })
             }))
+            .chain(self.formation.authority.iter().map(|_| Key::Formation))
+            .chain(self.nodes.keys().map(|id| Key::Node(*id)))
+            .chain(self.tokens.keys().map(|hash| Key::Token(*hash)))
     }
 
     fn restore_domain(&mut self, id: DomainId, record: &[u8]) -> Result<(), DecodeError> {

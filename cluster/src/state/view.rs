@@ -88,6 +88,16 @@ pub enum AuthGate {
     },
 }
 
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeView {
+    pub id: u64,
+    /// `host:port` on which other nodes reach it.
+    pub address: String,
+    pub joined: Timestamp,
+    /// It takes no mail.
+    pub draining: bool,
+}
+
 #[derive(Clone)]
 pub struct DkimKey {
     pub domain: DomainName,

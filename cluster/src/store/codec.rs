@@ -1,7 +1,11 @@
 //! The one place that knows how values become bytes: bincode 1.3.3, fixed integers, a size limit, no trailing bytes.
 
+use std::fmt;
+use std::ops::Deref;
+
 use bincode::Options;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::{DeserializeOwned, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Larger values are not ours.
 pub const ENCODED_SIZE_MAX: u64 = 64 * 1024 * 1024;
@@ -28,6 +32,42 @@ pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T
     options().deserialize(bytes).map_err(|source| DecodeError { what, source })
 }
 
+/// Octets that are written as a whole and not one by one; the same bytes as a `Vec<u8>`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Blob(pub(crate) Vec<u8>);
+
+impl Deref for Blob {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Octets;
+        impl Visitor<'_> for Octets {
+            type Value = Blob;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("octets")
+            }
+
+            fn visit_byte_buf<E>(self, octets: Vec<u8>) -> Result<Blob, E> {
+                Ok(Blob(octets))
+            }
+        }
+        deserializer.deserialize_byte_buf(Octets)
+    }
+}
+
 /// [`encode`] of `Command::Batch` from its commands' own encodings, so that each is encoded once and where it is made.
 pub(crate) fn encode_batch<'a>(commands: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<u8> {
     const BATCH: u32 = 0;
@@ -49,6 +89,13 @@ mod tests {
         let commands = vec![Command::Tick, Command::Settle { node: 7, epoch: 3 }, Command::Tick];
         let parts: Vec<Vec<u8>> = commands.iter().map(encode).collect();
         assert_eq!(encode_batch(parts.iter().map(Vec::as_slice)), encode(&Command::Batch(commands)));
+    }
+
+    #[test]
+    fn a_blob_is_written_like_a_vector() {
+        let octets = vec![1u8, 2, 255];
+        assert_eq!(encode(&Blob(octets.clone())), encode(&octets));
+        assert_eq!(decode::<Blob>("octets", &encode(&octets)).unwrap().0, octets);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::authority::{self, CertificateError, NodeKey};
+use crate::network::tls::Papers;
 use crate::store::{OpenError, codec, durable};
 
 const MAGIC: [u8; 8] = *b"outgid01";
@@ -67,14 +69,31 @@ impl Identity {
 }
 
 impl Home {
-    /// Makes a new node's directory; a half-made one from an earlier attempt is completed.
+    /// Makes the directory of a new cluster's first node, with an authority that vouches for it; a half-made one from an
+    /// earlier attempt is completed.
     pub fn init(directory: &Path) -> Result<(), OpenError> {
+        let identity = Identity::fresh();
+        let made =
+            first_papers(&identity).map_err(|error| OpenError::Io(directory.to_owned(), io::Error::other(error)));
+        Self::make(directory, &identity, &made?)
+    }
+
+    /// The directory of a node that joined a cluster.
+    pub(crate) fn join(directory: &Path, cluster: [u8; 16], node: u64, papers: &Papers) -> Result<(), OpenError> {
+        Self::make(directory, &Identity { cluster, node, epoch: 0, formed: false }, papers)
+    }
+
+    pub(crate) fn must_be_new(directory: &Path) -> Result<(), OpenError> {
+        if file(directory).exists() { Err(OpenError::AlreadyInitialised(directory.to_owned())) } else { Ok(()) }
+    }
+
+    /// The identity comes last: with it the directory is a node's.
+    fn make(directory: &Path, identity: &Identity, papers: &Papers) -> Result<(), OpenError> {
         durable::create_directory(directory).map_err(OpenError::io(directory))?;
         let _lock = lock(directory)?;
-        if file(directory).exists() {
-            return Err(OpenError::AlreadyInitialised(directory.to_owned()));
-        }
-        Identity::fresh().write(directory)
+        Self::must_be_new(directory)?;
+        papers.write(directory).map_err(OpenError::io(directory))?;
+        identity.write(directory)
     }
 
     /// Locks the directory and begins the next epoch.
@@ -98,6 +117,12 @@ impl Home {
         self.identity.formed = true;
         self.identity.write(&self.directory)
     }
+}
+
+fn first_papers(identity: &Identity) -> Result<Papers, CertificateError> {
+    let (authority, key) = (authority::found(identity.cluster)?, NodeKey::generate()?);
+    let certificate = authority::vouch(&authority, identity.cluster, identity.node, key.public())?;
+    Ok(Papers { authority: authority.certificate, certificate, key: key.pem(), founding: Some(authority.private_key) })
 }
 
 /// Waits a moment for a lock that is taken: a process that was just forked holds its parent's files until it begins its

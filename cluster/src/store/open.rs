@@ -25,6 +25,8 @@ pub struct Limits {
     pub snapshot_log_entries_max: u64,
     /// Entries below a snapshot that stay in the log, for followers that are a little behind.
     pub log_entries_kept: u64,
+    /// How often a node without proposals lets time pass in the log, which must not grow for nothing.
+    pub idle_tick_interval: Duration,
     /// Free disk below which commands are refused and checkpoints wait.
     pub free_bytes_min: u64,
 }
@@ -36,6 +38,7 @@ impl Default for Limits {
             snapshot_log_bytes_min: 128 * 1024 * 1024,
             snapshot_log_entries_max: 500_000,
             log_entries_kept: 1_000,
+            idle_tick_interval: Duration::from_secs(60),
             free_bytes_min: FREE_BYTES_MIN,
         }
     }

@@ -199,10 +199,24 @@ impl<R: Read> Read for Summing<R> {
 impl SnapshotFile {
     /// Reads the whole file; an error where anything in it is not as it was written.
     pub fn load(&self) -> io::Result<(SnapshotMeta, State)> {
+        let mut state = State::default();
+        let meta = self.read(|key, record| {
+            let key = codec::decode("key", key).map_err(|error| bad(&error.to_string()))?;
+            state.restore(key, record).map_err(|error| bad(&error.to_string()))
+        })?;
+        Ok((meta, state))
+    }
+
+    /// [`SnapshotFile::load`] without building the state.
+    pub(crate) fn verify(&self) -> io::Result<SnapshotMeta> {
+        self.read(|_, _| Ok(()))
+    }
+
+    /// Gives each key and record to `each`.
+    fn read(&self, mut each: impl FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<SnapshotMeta> {
         let mut file = BufReader::with_capacity(1024 * 1024, File::open(&self.path)?);
         let meta = read_meta(&mut file)?;
         let mut file = Summing { inner: file, hasher: crc32fast::Hasher::new() };
-        let mut state = State::default();
         let mut records = 0u64;
         loop {
             let length = read_u32(&mut file)?;
@@ -210,8 +224,7 @@ impl SnapshotFile {
                 break;
             }
             let (key, record) = read_record(&mut file, length)?;
-            let key = codec::decode("key", &key).map_err(|error| bad(&error.to_string()))?;
-            state.restore(key, &record).map_err(|error| bad(&error.to_string()))?;
+            each(&key, &record)?;
             records += 1;
         }
         let mut count = [0; 8];
@@ -220,7 +233,7 @@ impl SnapshotFile {
         if u64::from_le_bytes(count) != records || read_u32(&mut file.inner)? != crc {
             return Err(bad("its checksum does not fit"));
         }
-        Ok((meta, state))
+        Ok(meta)
     }
 }
 

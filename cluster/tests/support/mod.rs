@@ -21,7 +21,12 @@ use outgate_cluster::{
 pub(crate) const CHILD_DIRECTORY: &str = "OUTGATE_TEST_CHILD_DIRECTORY";
 
 pub(crate) fn options(directory: &Path) -> OpenOptions {
-    OpenOptions { directory: directory.to_owned(), propose_timeout: Duration::from_secs(20) }
+    OpenOptions {
+        directory: directory.to_owned(),
+        propose_timeout: Duration::from_secs(20),
+        listen: None,
+        advertise: None,
+    }
 }
 
 /// Users of `example.com` that no limit stops.

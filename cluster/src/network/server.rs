@@ -1,0 +1,232 @@
+//! Being called by other nodes.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::raft::AppendEntriesResponse;
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncWriteExt, BufWriter, ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::clock::Clock;
+use crate::leadership::Leadership;
+use crate::network::frame::{self, Frame};
+use crate::network::message::{Channel, Hello, PROTOCOL, PROTOCOL_OLDEST, Pong, Request, Response, Unwelcome, Welcome};
+use crate::network::tls::Credentials;
+use crate::network::{join, snapshot, socket};
+use crate::proposer::Proposer;
+use crate::raft::Raft;
+use crate::sequencer::{Parcel, ParcelError, Sequencer};
+use crate::store::codec;
+use crate::store::machine::Replica;
+
+const CONNECTIONS_MAX: usize = 512;
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Questions of one connection that are worked on at once.
+const QUESTIONS_MAX: usize = 64;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+type Stream = TlsStream<TcpStream>;
+
+/// What the answers come from.
+pub(crate) struct Host {
+    pub(crate) credentials: Credentials,
+    pub(crate) epoch: u64,
+    pub(crate) raft: Raft,
+    pub(crate) replica: Replica,
+    pub(crate) leadership: Leadership,
+    pub(crate) sequencer: Sequencer,
+    pub(crate) proposer: Proposer,
+    /// One snapshot comes in at a time: they all are put together in the same place.
+    pub(crate) receiving: Mutex<()>,
+}
+
+/// Binds; `serve` begins to answer.
+pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
+    TcpListener::bind(address).await.map_err(named)
+}
+
+/// Until its task is ended, and every connection with it.
+pub(crate) async fn serve(listener: TcpListener, host: Arc<Host>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((tcp, peer)) => {
+                let host = Arc::clone(&host);
+                connections.spawn(async move {
+                    if let Err(error) = host.converse(tcp).await {
+                        tracing::debug!(%peer, %error, "a connection of a node ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept nodes for now");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+impl Host {
+    async fn converse(self: Arc<Self>, tcp: TcpStream) -> io::Result<()> {
+        socket::tune(&tcp)?;
+        let (mut stream, hello, welcome) = timeout(GREETING_TIMEOUT, self.greet(tcp)).await??;
+        if let Welcome::Refused(why) = welcome {
+            tracing::warn!(node = hello.node, channel = ?hello.channel, %why, "a node was turned away");
+            return stream.shutdown().await;
+        }
+        match hello.channel {
+            Channel::Snapshot => {
+                let _one = self.receiving.lock().await;
+                snapshot::receive(&self.raft, &mut stream).await
+            }
+            Channel::Join => join::answer(&self, &mut stream).await,
+            Channel::Raft | Channel::Forward | Channel::Control => self.answer_all(stream, &hello).await,
+        }
+    }
+
+    async fn greet(&self, tcp: TcpStream) -> io::Result<(Stream, Hello, Welcome)> {
+        let mut stream = TlsAcceptor::from(Arc::clone(&self.credentials.server)).accept(tcp).await?;
+        let frame = frame::read(&mut stream, frame::GREETING_BYTES_MAX).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let hello: Hello = codec::decode("greeting", &frame.body).map_err(io::Error::other)?;
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let welcome = match self.judge(&hello, shown) {
+            Ok(protocol) => Welcome::Come(protocol),
+            Err(why) => Welcome::Refused(why),
+        };
+        frame::write(&mut stream, 0, &codec::encode(&welcome)).await?;
+        stream.flush().await?;
+        Ok((stream, hello, welcome))
+    }
+
+    fn judge(&self, hello: &Hello, shown: Option<&CertificateDer<'_>>) -> Result<u16, Unwelcome> {
+        let protocol = hello.protocol.min(PROTOCOL);
+        if protocol < hello.oldest.max(PROTOCOL_OLDEST) {
+            return Err(Unwelcome::Protocol(PROTOCOL_OLDEST));
+        }
+        if hello.channel == Channel::Join {
+            return Ok(protocol);
+        }
+        if hello.cluster != self.credentials.cluster {
+            return Err(Unwelcome::OtherCluster);
+        }
+        if !shown.is_some_and(|certificate| self.credentials.is_of(certificate, hello.node)) {
+            return Err(Unwelcome::Certificate);
+        }
+        if self.was_removed(hello.node) { Err(Unwelcome::NotMember) } else { Ok(protocol) }
+    }
+
+    /// A node that this one has not heard of yet is not one that was removed: its certificate says that it was let in.
+    fn was_removed(&self, node: u64) -> bool {
+        self.replica.read(|state| state.was_removed(node))
+    }
+
+    /// Answers as they are ready, until the other end goes or is removed.
+    async fn answer_all(self: Arc<Self>, stream: Stream, hello: &Hello) -> io::Result<()> {
+        let (mut reading, writing) = tokio::io::split(stream);
+        let (answers, ready) = mpsc::channel(QUESTIONS_MAX);
+        let writer = tokio::spawn(write_answers(writing, ready));
+        let result = self.read_questions(&mut reading, hello, &answers).await;
+        drop(answers);
+        writer.abort();
+        result
+    }
+
+    async fn read_questions(
+        self: &Arc<Self>,
+        reading: &mut ReadHalf<Stream>,
+        hello: &Hello,
+        answers: &mpsc::Sender<Frame>,
+    ) -> io::Result<()> {
+        let turns = Arc::new(Semaphore::new(QUESTIONS_MAX));
+        while let Some(Frame { number, body }) = frame::read(reading, hello.channel.bytes_max()).await? {
+            if self.was_removed(hello.node) {
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, Unwelcome::NotMember));
+            }
+            let request: Request = codec::decode("question", &body).map_err(io::Error::other)?;
+            let turn = Arc::clone(&turns).acquire_owned().await.map_err(io::Error::other)?;
+            let (host, answers) = (Arc::clone(self), answers.clone());
+            tokio::spawn(async move {
+                let body = codec::encode(&host.answer(request).await);
+                // Nobody reads the answer of a connection that has ended.
+                drop(answers.send(Frame { number, body }).await);
+                drop(turn);
+            });
+        }
+        Ok(())
+    }
+
+    async fn answer(&self, request: Request) -> Response {
+        match request {
+            Request::Append(rpc) => match self.raft.append_entries(rpc).await {
+                Ok(response) => {
+                    if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+                        self.leadership.note_word();
+                    }
+                    Response::Append(response)
+                }
+                Err(error) => Response::Refused(error.to_string()),
+            },
+            Request::Vote(rpc) => match self.raft.vote(rpc).await {
+                Ok(response) => Response::Vote(response),
+                Err(error) => Response::Refused(error.to_string()),
+            },
+            Request::Forward(commands) => self.decide(commands).await,
+            Request::ReadIndex => match self.raft.get_read_log_id().await {
+                Ok((read, _)) => Response::ReadIndex(read),
+                Err(_) => Response::NotLeader,
+            },
+            Request::Ping => Response::Pong(self.pong()),
+            Request::Join(_) => Response::Refused("not on this connection".to_owned()),
+        }
+    }
+
+    async fn decide(&self, commands: Vec<codec::Blob>) -> Response {
+        if !self.leadership.leads() {
+            return Response::NotLeader;
+        }
+        let parcel = match Parcel::decode(commands) {
+            Ok(parcel) => parcel,
+            Err(error) => return Response::Refused(error.to_string()),
+        };
+        match self.sequencer.decide(parcel).await {
+            Ok(decided) => Response::Forwarded(decided),
+            Err(ParcelError::NotLeader) => Response::NotLeader,
+            Err(ParcelError::Unknown | ParcelError::Stopped(_)) => Response::Unknown,
+        }
+    }
+
+    fn pong(&self) -> Pong {
+        Pong {
+            wall_ms: Clock::wall_ms(),
+            epoch: self.epoch,
+            applied: self.replica.applied().map_or(0, |id| id.index),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+async fn write_answers(writing: WriteHalf<Stream>, mut ready: mpsc::Receiver<Frame>) {
+    let mut writing = BufWriter::new(writing);
+    while let Some(Frame { number, body }) = ready.recv().await {
+        let mut written = frame::write(&mut writing, number, &body).await;
+        if written.is_ok() && ready.is_empty() {
+            written = writing.flush().await;
+        }
+        if let Err(error) = written {
+            return tracing::debug!(%error, "cannot answer a node");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Each node asks every other twice a second how it stands: what time it has, and how far it is.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::clock::{Clock, median};
+use crate::name::Timestamp;
+use crate::network::message::{Channel, Request, Response};
+use crate::network::peers::Peers;
+use crate::state::State;
+use crate::store::machine::Replica;
+
+const INTERVAL: Duration = Duration::from_millis(500);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
+/// The machine's clock is told to be wrong when it is this far off the median.
+const SKEW_MAX_MS: i64 = 5_000;
+
+/// How another node stood when it was last heard.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Standing {
+    pub heard: Timestamp,
+    /// Its machine's clock minus this one's.
+    pub clock_offset_ms: i64,
+    pub applied: u64,
+    pub epoch: u64,
+    pub version: String,
+}
+
+/// What the others last said. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Standings {
+    table: Arc<Mutex<BTreeMap<u64, Standing>>>,
+}
+
+impl Standings {
+    pub(crate) fn of(&self, node: u64) -> Option<Standing> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+
+    fn note(&self, node: u64, standing: Standing) {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).insert(node, standing);
+    }
+}
+
+/// Until its task is ended.
+pub(crate) async fn run(node: u64, peers: Peers, replica: Replica, clock: Clock, standings: Standings) {
+    let mut is_skewed = false;
+    loop {
+        let others: Vec<u64> =
+            replica.read(State::nodes).iter().map(|other| other.id).filter(|id| *id != node).collect();
+        let asked = others.iter().map(|other| tokio::spawn(ask(*other, peers.clone(), clock.clone())));
+        let mut offsets = vec![0];
+        for (other, asked) in others.iter().zip(asked.collect::<Vec<_>>()) {
+            if let Ok(Some(standing)) = asked.await {
+                offsets.push(standing.clock_offset_ms);
+                standings.note(*other, standing);
+            }
+        }
+        // A minority may be the one whose clocks are wrong.
+        if offsets.len() > others.len().div_ceil(2)
+            && let Some(offset) = median(offsets)
+        {
+            clock.follow(offset, replica.read(State::now));
+            let was_skewed = std::mem::replace(&mut is_skewed, offset.abs() > SKEW_MAX_MS);
+            if is_skewed && !was_skewed {
+                tracing::error!(offset_ms = offset, "this machine's clock is wrong: the other nodes' is followed");
+            }
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+async fn ask(node: u64, peers: Peers, clock: Clock) -> Option<Standing> {
+    let asked_ms = clock.raw_ms();
+    let answer = peers.call(node, Channel::Control, &Request::Ping, ANSWER_TIMEOUT).await;
+    let answered_ms = clock.raw_ms();
+    let Ok(Response::Pong(pong)) = answer else { return None };
+    let midway_ms = asked_ms + (answered_ms - asked_ms) / 2;
+    let clock_offset_ms = i64::try_from(i128::from(pong.wall_ms) - i128::from(midway_ms)).ok()?;
+    Some(Standing {
+        heard: clock.now(),
+        clock_offset_ms,
+        applied: pong.applied,
+        epoch: pong.epoch,
+        version: pong.version,
+    })
+}
