@@ -36,7 +36,7 @@ const _: () = assert!(
 /// How long the notes on what a crash left open may take before the node begins without.
 const DECIDE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How soon a lost quorum closes the listeners, and a regained one opens them.
-const READINESS_INTERVAL: Duration = Duration::from_millis(200);
+const READINESS_INTERVAL: Duration = Duration::from_millis(100);
 /// How often what is too old leaves quarantine.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -53,24 +53,25 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens the stores, recovers what a crash left, and begins to accept mail.
+    /// Opens the stores and begins; mail is accepted as soon as there is a quorum and what a crash left is decided.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let config = Arc::new(config);
         let hostname = config.node.effective_hostname();
         // First of all, because it tells a directory that is none of ours before anything is written there.
         let cluster = open_cluster(&config).await?;
         let tls = ServerTls::load(&config.tls, &config.node.data_dir, &hostname)?;
-        let line = Arc::new(open_line(&config, hostname, cluster).await?);
-        let listeners = Listeners::start(&config.listener, line.clone(), tls.clone()).await?;
-        let listeners = Arc::new(listeners);
-        let listening = Arc::new(AtomicBool::new(true));
+        let (line, undecided) = open_line(&config, hostname, cluster).await?;
+        let line = Arc::new(line);
+        let listeners = Arc::new(Listeners::start(&config.listener, line.clone(), tls.clone()).await?);
+        listeners.close();
+        let listening = Arc::new(AtomicBool::new(false));
         let servers = web::Servers::start(web_parts(&line, &listeners, &listening)).await?;
         line.queue.start();
+        tracing::info!(submission = ?listeners.addresses(), http = %servers.http, "started");
         let tasks = vec![
-            tokio::spawn(follow_quorum(line.cluster.clone(), listeners.clone(), listening)),
+            tokio::spawn(take_mail(line.clone(), listeners.clone(), listening, undecided)),
             tokio::spawn(expire_quarantine(line.quarantine.clone(), line.maillog.clone())),
         ];
-        tracing::info!(submission = ?listeners.addresses(), http = %servers.http, "accepting mail");
         Ok(Self {
             submission: listeners.addresses(),
             http: servers.http,
@@ -111,11 +112,16 @@ impl Node {
 }
 
 async fn open_cluster(config: &Config) -> anyhow::Result<Cluster> {
-    let directory = config.node.data_dir.join("cluster");
-    Ok(Cluster::open(OpenOptions { directory, propose_timeout: PROPOSE_TIMEOUT }).await?)
+    let options = OpenOptions {
+        directory: config.node.cluster_dir(),
+        propose_timeout: PROPOSE_TIMEOUT,
+        listen: config.cluster.listen,
+        advertise: Some(config.cluster.advertise.clone()).filter(|address| !address.is_empty()),
+    };
+    Ok(Cluster::open(options).await?)
 }
 
-async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> anyhow::Result<Line> {
+async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> anyhow::Result<(Line, Vec<Undecided>)> {
     let data = &config.node.data_dir;
     let metrics = Arc::new(Metrics::default());
     let dns = Dns::new(&config.dns)?;
@@ -132,9 +138,9 @@ async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> 
         find_route: Arc::new(move |domain| domain_route(&routes, domain)),
     };
     let (queue, undecided) = Queue::open(&data.join("queue"), parts).await?;
-    decide(&cluster, &queue, undecided).await;
     let directory = Directory::new(config.clone(), cluster.clone(), metrics.clone());
-    Ok(Line { config: config.clone(), hostname, cluster, directory, dns, queue, quarantine, maillog, metrics })
+    let line = Line { config: config.clone(), hostname, cluster, directory, dns, queue, quarantine, maillog, metrics };
+    Ok((line, undecided))
 }
 
 /// Asks the replicated state what became of the messages that a crash caught between store and note.
@@ -187,21 +193,31 @@ fn web_parts(line: &Line, listeners: &Listeners, listening: &Arc<AtomicBool>) ->
     }
 }
 
-/// A node that cannot decide refuses TCP, so that clients take the next address of the name at once.
-async fn follow_quorum(cluster: Cluster, listeners: Arc<Listeners>, listening: Arc<AtomicBool>) {
-    loop {
+/// Opens the listeners once what a crash left is decided, and from then on as long as this node can decide and does not
+/// drain; otherwise it refuses TCP, so that clients take the next address of the name at once.
+async fn take_mail(line: Arc<Line>, listeners: Arc<Listeners>, listening: Arc<AtomicBool>, undecided: Vec<Undecided>) {
+    let cluster = &line.cluster;
+    while !cluster.is_ready() || cluster.barrier().await.is_err() {
         tokio::time::sleep(READINESS_INTERVAL).await;
-        let ready = cluster.is_ready();
-        if listening.swap(ready, Ordering::Relaxed) == ready {
-            continue;
-        }
-        tracing::warn!(ready, "the quorum {}", if ready { "is back" } else { "is lost: refusing mail" });
-        if ready {
-            listeners.open();
-        } else {
-            listeners.close();
-        }
     }
+    decide(cluster, &line.queue, undecided).await;
+    loop {
+        let ready = cluster.is_ready() && !is_draining(cluster);
+        if listening.swap(ready, Ordering::Relaxed) != ready {
+            if ready {
+                tracing::info!("accepting mail");
+                listeners.open();
+            } else {
+                tracing::warn!(leader = ?cluster.leader(), draining = is_draining(cluster), "refusing mail");
+                listeners.close();
+            }
+        }
+        tokio::time::sleep(READINESS_INTERVAL).await;
+    }
+}
+
+fn is_draining(cluster: &Cluster) -> bool {
+    cluster.read(|state| state.node(cluster.node_id())).is_some_and(|node| node.draining)
 }
 
 async fn expire_quarantine(quarantine: Quarantine, maillog: Maillog) {

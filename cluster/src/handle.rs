@@ -81,6 +81,13 @@ pub struct OpenOptions {
     pub advertise: Option<String>,
 }
 
+impl OpenOptions {
+    /// A node that stays alone.
+    pub fn alone(directory: PathBuf, propose_timeout: Duration) -> Self {
+        Self { directory, propose_timeout, listen: None, advertise: None }
+    }
+}
+
 /// A committed and applied command.
 #[derive(Clone, Debug)]
 pub struct Applied<T> {
@@ -177,14 +184,23 @@ impl Cluster {
     /// Decides one message; fills in `settled_below` itself.
     pub async fn admit(&self, mut admit: Admit) -> Result<Applied<Admission>, ProposeError> {
         admit.settled_below = self.inner.settlement.lock().unwrap_or_else(PoisonError::into_inner).settled_below();
-        let Applied { index, at, outcome } = self.propose(Command::Admit(admit)).await?;
+        let Applied { index, at, outcome } = self.have_decided(Command::Admit(admit)).await?;
         let Outcome::Admission(outcome) = outcome else {
             return Err(ProposeError::Stopped("an admission was answered with another outcome".to_owned()));
         };
         Ok(Applied { index, at, outcome })
     }
 
+    /// Has a command decided; when it returns, this node's replica knows of it.
     pub async fn propose(&self, command: Command) -> Result<Applied<Outcome>, ProposeError> {
+        let applied = self.have_decided(command).await?;
+        if !self.inner.leadership.wait_for_applied(applied.index, BARRIER_TIMEOUT).await {
+            tracing::warn!(index = applied.index, "this node is far behind the leader");
+        }
+        Ok(applied)
+    }
+
+    async fn have_decided(&self, command: Command) -> Result<Applied<Outcome>, ProposeError> {
         if self.inner.stopping.load(Ordering::Acquire) {
             return Err(ProposeError::Stopped("it was shut down".to_owned()));
         }

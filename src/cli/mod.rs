@@ -14,6 +14,7 @@ mod domain;
 mod failure;
 mod identity;
 mod init;
+mod join;
 mod limits;
 mod log;
 mod output;
@@ -51,8 +52,10 @@ enum Verb {
     Run(run::Args),
     /// Examine configuration and surroundings; changes nothing
     Check(check::Args),
-    /// Make the data directory of a new cluster of one node
+    /// Make the data directory of a new cluster's first node
     Init(init::Args),
+    /// Make the data directory of a node that joins a cluster
+    Join(join::Args),
     /// Domains
     Domain(domain::Args),
     /// Outgoing users
@@ -77,6 +80,10 @@ enum Verb {
     Status(cluster::StatusArgs),
     /// The cluster's nodes
     Cluster(cluster::Args),
+    /// Have this node take no more mail, and deliver what it has
+    Drain(cluster::StatusArgs),
+    /// Have this node take mail again
+    Resume(cluster::StatusArgs),
     /// Addresses that failed to log in too often
     AuthBlocks(auth_blocks::Args),
 }
@@ -113,6 +120,7 @@ fn execute(verb: Verb) -> Outcome {
         Verb::Run(args) => run::execute(&args),
         Verb::Check(args) => check::execute(&args),
         Verb::Init(args) => init::execute(&args),
+        Verb::Join(args) => join::execute(&args),
         Verb::Domain(args) => client::block_on(domain::execute(args)),
         Verb::User(args) => client::block_on(user::execute(args)),
         Verb::Settings(args) => client::block_on(settings::execute(args)),
@@ -125,6 +133,8 @@ fn execute(verb: Verb) -> Outcome {
         Verb::Why(args) => client::block_on(why::execute(args)),
         Verb::Status(args) => client::block_on(cluster::status(args)),
         Verb::Cluster(args) => client::block_on(cluster::execute(args)),
+        Verb::Drain(args) => client::block_on(cluster::set_draining(args, true)),
+        Verb::Resume(args) => client::block_on(cluster::set_draining(args, false)),
         Verb::AuthBlocks(args) => client::block_on(auth_blocks::execute(args)),
     }
 }
@@ -148,7 +158,8 @@ mod tests {
             "dev restart 1 --data d",
             "run --config c",
             "check --config c",
-            "init --data d --hostname h",
+            "init --data d --hostname h --cluster h:7587",
+            "join h:7587 --token t --data d --hostname h --cluster h:7587",
             "user add a@b.test --password p limit_per_minute=5 --socket s",
             "user add 192.0.2.0/24 --domain b.test --output json",
             "user add a@b.test --password-stdin",
@@ -178,6 +189,12 @@ mod tests {
             "why a@b.test",
             "status",
             "cluster status",
+            "cluster token --valid 5",
+            "cluster remove 3",
+            "cluster drain 3",
+            "cluster resume 3",
+            "drain",
+            "resume --socket s",
             "auth-blocks remove 192.0.2.1",
         ];
         for form in forms {

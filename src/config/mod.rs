@@ -21,6 +21,7 @@ pub(crate) use schema::is_host_port;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub node: NodeConfig,
+    pub cluster: ClusterConfig,
     pub listener: Vec<ListenerConfig>,
     pub tls: TlsConfig,
     pub smtp: SmtpConfig,
@@ -41,6 +42,15 @@ pub struct NodeConfig {
     pub hostname: String,
     /// Local socket of the command line; `control.sock` in the data directory where empty.
     pub control_socket: PathBuf,
+}
+
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterConfig {
+    /// Where other nodes are listened to; without it the node stays alone.
+    pub listen: Option<SocketAddr>,
+    /// `host:port` by which other nodes reach this one; where it listens, if empty.
+    pub advertise: String,
 }
 
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -206,6 +216,7 @@ impl Default for Config {
         };
         Self {
             node: NodeConfig::default(),
+            cluster: ClusterConfig::default(),
             listener: vec![listener(587, ListenerMode::Submission), listener(465, ListenerMode::Submissions)],
             tls: TlsConfig::default(),
             smtp: SmtpConfig::default(),

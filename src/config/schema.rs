@@ -60,6 +60,8 @@ pub(super) const KEYS: &[Key] = &[
     key("node", "data_dir", Kind::Path),
     key("node", "hostname", Kind::Hostname),
     key("node", "control_socket", Kind::Path),
+    key("cluster", "listen", Kind::Address),
+    key("cluster", "advertise", Kind::HostPort),
     key(LISTENER, "address", Kind::Address),
     key(LISTENER, "mode", Kind::Choice(&["submission", "submissions"])),
     key(LISTENER, "clear_text_networks", Kind::Networks),

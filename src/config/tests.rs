@@ -42,6 +42,8 @@ fn every_fault_is_one_line_that_tells_where_and_how_to_mend_it() {
         ("[tls]\nkey = \"a.pem\"", &["outgate.toml:2", "tls.key", "add tls.certificate"]),
         ("[node]\nhostname = \"a b\"", &["node.hostname", "host name"]),
         ("[log]\nformat = \"xml\"", &["log.format", "\"text\" or \"json\""]),
+        ("[cluster]\nlisten = \"7587\"", &["cluster.listen", "address:port"]),
+        ("[cluster]\nadvertise = \"mx1\"", &["cluster.advertise", "host:port"]),
         ("[http]\naddress = \"8080\"", &["http.address", "address:port"]),
         ("listener = []", &["[[listener]]"]),
         ("[[listener]]\naddress = \"127.0.0.1:587\"", &["outgate.toml:1", "listener.mode", "missing"]),
@@ -151,7 +153,7 @@ fn the_unit_runs_the_program_with_the_sample_s_path() {
 }
 
 /// Keys that have no default stand in the sample as a comment.
-const WITHOUT_DEFAULT: [&str; 3] = ["tls.certificate", "tls.key", "delivery.source"];
+const WITHOUT_DEFAULT: [&str; 4] = ["cluster.listen", "tls.certificate", "tls.key", "delivery.source"];
 
 #[test]
 fn the_sample_names_every_key_with_its_default() {

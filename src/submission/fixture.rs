@@ -45,8 +45,7 @@ impl Fixture {
         if config.spool.free_min_bytes == Config::default().spool.free_min_bytes {
             config.spool.free_min_bytes = 0;
         }
-        let options =
-            OpenOptions { directory: directory.path().join("cluster"), propose_timeout: Duration::from_secs(5) };
+        let options = OpenOptions::alone(directory.path().join("cluster"), Duration::from_secs(5));
         Cluster::init(&options).unwrap();
         let cluster = Cluster::open(options).await.unwrap();
         let line = line(Arc::new(config), cluster, &directory).await;

@@ -32,10 +32,15 @@ async fn ready(State(parts): State<Parts>) -> impl IntoResponse {
 pub(super) fn not_ready(parts: &Parts) -> Vec<&'static str> {
     let checks = [
         (parts.cluster.is_ready(), "no quorum"),
+        (!draining(parts), "draining"),
         (parts.queue.has_room(), "the disk is nearly full"),
         (parts.listening.load(Ordering::Relaxed), "the listeners are closed"),
     ];
     checks.into_iter().filter_map(|(fine, reason)| (!fine).then_some(reason)).collect()
+}
+
+fn draining(parts: &Parts) -> bool {
+    parts.cluster.read(|state| state.node(parts.cluster.node_id())).is_some_and(|node| node.draining)
 }
 
 async fn metrics(State(parts): State<Parts>) -> impl IntoResponse {

@@ -226,7 +226,7 @@ fn wrong_questions_are_exit_code_2_with_words() {
     assert_wrong_input(&node.cli(&["log", "search", "--limit", "10001"]), &["1 to 10000"]);
     assert_wrong_input(&node.cli(&["why", ""]), &["a name is empty"]);
     assert_wrong_input(&node.cli(&["domain", "set", "demo.test", "route=mx.demo.test"]), &["give host:port"]);
-    assert_wrong_input(&outgate(&["dev", "restart", "9"]), &["no node 9"]);
+    assert_wrong_input(&outgate(&["dev", "restart", "9", "--data", "/"]), &["no node 9"]);
     assert_wrong_input(&outgate(&["dev", "restart", "1", "--data", "/nonexistent"]), &["/nonexistent"]);
     for arguments in
         [["user", "show", "a\u{1b}[2Jb"], ["user", "list", "a\u{1b}[2Jb"], ["settings", "set", "a\u{1b}[2Jb"]]

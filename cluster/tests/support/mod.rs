@@ -21,12 +21,7 @@ use outgate_cluster::{
 pub(crate) const CHILD_DIRECTORY: &str = "OUTGATE_TEST_CHILD_DIRECTORY";
 
 pub(crate) fn options(directory: &Path) -> OpenOptions {
-    OpenOptions {
-        directory: directory.to_owned(),
-        propose_timeout: Duration::from_secs(20),
-        listen: None,
-        advertise: None,
-    }
+    OpenOptions::alone(directory.to_owned(), Duration::from_secs(20))
 }
 
 /// Users of `example.com` that no limit stops.

@@ -1,4 +1,4 @@
-//! A CA for one folder, and the node's certificate from it.
+//! A CA for one folder, and the nodes' certificates from it.
 
 use std::path::Path;
 
@@ -7,15 +7,16 @@ use rcgen::{
 };
 
 use super::folder::{Folder, write_private};
+use super::place::Place;
 use crate::cli::Outcome;
 use crate::cli::failure::Failure;
 
-/// Names and addresses under which a client may call the node.
-const NAMES: [&str; 4] = ["localhost", "demo.test", "127.0.0.1", "::1"];
+/// Names under which a client may call any node, beside its address.
+const NAMES: [&str; 3] = ["localhost", "demo.test", "::1"];
 
 /// Makes what is missing; a client that trusts the CA goes on trusting it.
-pub(super) fn make(folder: &Folder) -> Outcome {
-    if folder.certificate().exists() && folder.key().exists() && folder.ca().exists() {
+pub(super) fn make(folder: &Folder, place: &Place) -> Outcome {
+    if place.certificate().exists() && place.key().exists() && folder.ca().exists() {
         return Ok(());
     }
     let failed = |error: rcgen::Error| Failure::failed(format!("cannot make a certificate: {error}"));
@@ -24,9 +25,9 @@ pub(super) fn make(folder: &Folder) -> Outcome {
     let certificate = ca.self_signed(&ca_key).map_err(failed)?;
     write_private(&folder.ca(), certificate.pem().as_bytes())?;
     let key = KeyPair::generate().map_err(failed)?;
-    let leaf = leaf().and_then(|leaf| leaf.signed_by(&key, &Issuer::new(ca, ca_key))).map_err(failed)?;
-    write_private(&folder.key(), key.serialize_pem().as_bytes())?;
-    write_private(&folder.certificate(), format!("{}{}", leaf.pem(), certificate.pem()).as_bytes())
+    let leaf = leaf(place.id).and_then(|leaf| leaf.signed_by(&key, &Issuer::new(ca, ca_key))).map_err(failed)?;
+    write_private(&place.key(), key.serialize_pem().as_bytes())?;
+    write_private(&place.certificate(), format!("{}{}", leaf.pem(), certificate.pem()).as_bytes())
 }
 
 fn authority_key(path: &Path) -> Result<KeyPair, Failure> {
@@ -47,8 +48,10 @@ fn authority() -> Result<CertificateParams, rcgen::Error> {
     Ok(params)
 }
 
-fn leaf() -> Result<CertificateParams, rcgen::Error> {
-    let mut params = CertificateParams::new(NAMES.map(str::to_owned).to_vec())?;
+fn leaf(node: u64) -> Result<CertificateParams, rcgen::Error> {
+    let mut names = NAMES.map(str::to_owned).to_vec();
+    names.push(format!("127.0.0.{node}"));
+    let mut params = CertificateParams::new(names)?;
     params.distinguished_name.push(DnType::CommonName, NAMES[0]);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;

@@ -1,8 +1,7 @@
-//! The folder of `outgate dev`: paths, passwords, the node's configuration.
+//! The folder of `outgate dev`: what all its nodes share, and passwords.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -11,10 +10,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use super::Args;
+use super::NODES_MAX;
+use super::place::Place;
 use crate::cli::Outcome;
 use crate::cli::failure::Failure;
-use crate::config::{Config, DeliveryConfig, HttpConfig, ListenerConfig, ListenerMode, NodeConfig, TlsConfig};
 
 /// The socket of a running `outgate dev` within its folder.
 pub(super) const CONTROL: &str = "dev.sock";
@@ -63,7 +62,7 @@ impl Folder {
         }
         let secrets = secrets(&root.join("secrets.json"))?;
         let folder = Self { root, secrets, _lock: lock };
-        if folder.socket().as_os_str().len() > SOCKET_PATH_MAX {
+        if folder.place(NODES_MAX).socket().as_os_str().len() > SOCKET_PATH_MAX {
             return Err(Failure::wrong(format!(
                 "{} is too long for a socket: give a shorter --data",
                 folder.root.display()
@@ -88,64 +87,14 @@ impl Folder {
         self.root.join("ca-key.pem")
     }
 
-    fn node(&self) -> PathBuf {
-        self.root.join("node1")
+    /// The place of a node, whether it is there yet or not.
+    pub(super) fn place(&self, id: u64) -> Place {
+        Place::new(&self.root, id)
     }
 
-    pub(super) fn certificate(&self) -> PathBuf {
-        self.node().join("cert.pem")
-    }
-
-    pub(super) fn key(&self) -> PathBuf {
-        self.node().join("key.pem")
-    }
-
-    pub(super) fn config(&self) -> PathBuf {
-        self.node().join("outgate.toml")
-    }
-
-    pub(super) fn log(&self) -> PathBuf {
-        self.node().join("node.log")
-    }
-
-    pub(super) fn data(&self) -> PathBuf {
-        self.node().join("data")
-    }
-
-    pub(super) fn socket(&self) -> PathBuf {
-        self.node_config().control_socket_path()
-    }
-
-    pub(super) fn is_initialised(&self) -> bool {
-        self.node_config().cluster_dir().exists()
-    }
-
-    fn node_config(&self) -> NodeConfig {
-        NodeConfig { data_dir: self.data(), hostname: "localhost".to_owned(), ..NodeConfig::default() }
-    }
-
-    /// The node's configuration, as the flags of today ask for it.
-    pub(super) fn write_config(&self, args: &Args, relay: &str) -> Outcome {
-        let on = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-        let listener = |port, mode| ListenerConfig {
-            address: on(port),
-            mode,
-            clear_text_networks: Vec::new(),
-            proxy_networks: Vec::new(),
-        };
-        let config = Config {
-            node: self.node_config(),
-            listener: vec![
-                listener(args.submission_port, ListenerMode::Submission),
-                listener(args.submissions_port, ListenerMode::Submissions),
-            ],
-            tls: TlsConfig { certificate: Some(self.certificate()), key: Some(self.key()) },
-            delivery: DeliveryConfig { relay: relay.to_owned(), ..DeliveryConfig::default() },
-            http: HttpConfig { address: on(args.http_port) },
-            ..Config::default()
-        };
-        let text = toml::to_string(&config).map_err(Failure::failed)?;
-        write_private(&self.config(), text.as_bytes())
+    /// How many nodes an earlier run has left here.
+    pub(super) fn nodes(&self) -> u64 {
+        (1..=NODES_MAX).take_while(|id| self.place(*id).is_initialised()).count() as u64
     }
 }
 
@@ -207,27 +156,5 @@ mod tests {
         assert_eq!(Folder::open(root.clone()).err().map(|failure| failure.code()), Some(2));
         drop(first);
         assert_eq!(Folder::open(root).ok().unwrap().secrets.alice, alice);
-    }
-
-    #[test]
-    fn the_generated_configuration_is_valid() {
-        let directory = tempfile::tempdir().unwrap();
-        let folder = Folder::open(directory.path().join("dev")).ok().unwrap();
-        let args = Args {
-            verb: None,
-            nodes: 1,
-            data: None,
-            submission_port: 2587,
-            submissions_port: 2465,
-            http_port: 8080,
-            relay: None,
-            no_traffic: true,
-            ready_file: None,
-        };
-        folder.write_config(&args, "127.0.0.1:2525").ok().unwrap();
-        let text = std::fs::read_to_string(folder.config()).unwrap();
-        let config = crate::config::load::parse(&folder.config(), &text, []).unwrap();
-        assert_eq!((config.delivery.relay.as_str(), config.listener[0].address.port()), ("127.0.0.1:2525", 2587));
-        assert_eq!(config.node.control_socket_path(), folder.socket());
     }
 }

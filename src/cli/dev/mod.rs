@@ -1,15 +1,17 @@
-//! `outgate dev`: a node to try out, with everything around it.
+//! `outgate dev`: a cluster to try out, with everything around it.
 //!
-//! The node is a process of its own, started from a generated configuration just as an operator would start it,
-//! so nothing here can differ from production but its surroundings: a CA, a domain, users, a sink that captures
-//! what is delivered, and a trickle of mail. All of it lives in one folder; the same folder gives the same
-//! passwords, certificates and mail again.
+//! The nodes are processes of their own, on 127.0.0.1, 127.0.0.2 …, started from generated configurations and joined by
+//! tokens just as an operator would do it, so nothing here can differ from production but its surroundings: a CA, a
+//! domain, users, a sink that captures what is delivered, and a trickle of mail. All of it lives in one folder; the same
+//! folder gives the same passwords, certificates and mail again.
 //!
-//! Invariants: the node ends when this process ends, however it ends (the node watches its standard input);
-//! a node that was killed stays dead until somebody asks for it.
+//! Invariants: the nodes end when this process ends, however it ends (they watch their standard input); a node that was
+//! killed stays dead until somebody asks for it.
 
 mod certificates;
 mod folder;
+mod member;
+mod place;
 mod process;
 mod provision;
 mod ready;
@@ -17,33 +19,37 @@ mod serve;
 mod sink;
 mod traffic;
 
+use std::future::poll_fn;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::Poll;
 
 use clap::Subcommand;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{Client, block_on};
 use super::failure::Failure;
 use super::output::print;
-use super::{Outcome, init};
+use super::{Outcome, init, join};
 use crate::config::is_host_port;
 use folder::Folder;
-use process::NodeProcess;
+use member::Member;
+use place::Place;
 use ready::Ready;
 use serve::{Restart, Serve};
 use sink::Sink;
 
-/// Until nodes can join, there is one.
-const NODE: u64 = 1;
+/// More than anybody wants on a laptop.
+const NODES_MAX: u64 = 9;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
     verb: Option<Verb>,
-    /// How many nodes; this version runs one
-    #[arg(long, default_value_t = 1)]
+    /// How many nodes, each a process of its own
+    #[arg(long, default_value_t = 3)]
     nodes: u64,
     /// Folder that keeps everything; outgate-dev in the user's state directory where absent
     #[arg(long, global = true, value_name = "DIR")]
@@ -63,7 +69,7 @@ pub(super) struct Args {
     /// No messages by itself
     #[arg(long)]
     no_traffic: bool,
-    /// Written when the node accepts mail: addresses, passwords and the like as JSON
+    /// Written when all nodes accept mail: addresses, passwords and the like as JSON
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
 }
@@ -77,25 +83,36 @@ enum Verb {
 pub(super) fn execute(args: Args) -> Outcome {
     let root = args.data.clone().unwrap_or_else(folder::default_root);
     if let Some(Verb::Restart { id }) = args.verb {
-        if id != NODE {
-            return Err(Failure::wrong(format!("there is no node {id}: this version runs node {NODE}")));
-        }
-        if !root.is_dir() {
-            return Err(Failure::wrong(format!("{} is not there: name the folder with --data", root.display())));
-        }
-        let client = Client::new(root.join(folder::CONTROL));
-        let answer = block_on(async { client.post(&format!("/dev/restart/{id}"), &Value::Null).await })?;
-        return print(&format!("node {id} runs as process {}\n", answer["pid"]));
+        return restart(&root, id);
     }
-    if args.nodes != NODE {
-        return Err(Failure::wrong(format!("--nodes {}: this version runs one node: give --nodes 1", args.nodes)));
+    if !(1..=NODES_MAX).contains(&args.nodes) {
+        return Err(Failure::wrong(format!("--nodes {}: give 1…{NODES_MAX}", args.nodes)));
     }
     if let Some(relay) = args.relay.as_deref().filter(|relay| !is_host_port(relay)) {
         return Err(Failure::wrong(format!("--relay {relay}: give host:port such as 127.0.0.1:2525")));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("cannot begin: {error}")))?;
-    runtime.block_on(Box::pin(run(args, Folder::open(root)?)))
+    let folder = Folder::open(root)?;
+    let kept = folder.nodes();
+    if kept != 0 && kept != args.nodes {
+        let root = folder.root().display();
+        return Err(Failure::wrong(format!("{root} holds {kept} nodes: give --nodes {kept}, or another --data")));
+    }
+    runtime.block_on(Box::pin(run(args, folder)))
+}
+
+/// Asks the running `outgate dev` to start one of its nodes again.
+fn restart(root: &Path, id: u64) -> Outcome {
+    if !root.is_dir() {
+        return Err(Failure::wrong(format!("{} is not there: name the folder with --data", root.display())));
+    }
+    if !Place::new(root, id).is_initialised() {
+        return Err(Failure::wrong(format!("there is no node {id} in {}", root.display())));
+    }
+    let client = Client::new(root.join(folder::CONTROL));
+    let answer = block_on(async { client.post(&format!("/dev/restart/{id}"), &Value::Null).await })?;
+    print(&format!("node {id} runs as process {}\n", answer["pid"]))
 }
 
 async fn run(args: Args, folder: Folder) -> Outcome {
@@ -104,27 +121,39 @@ async fn run(args: Args, folder: Folder) -> Outcome {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot("catch signals"))?;
     let sink = Sink::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.map_err(cannot("start the sink"))?;
     let mut serve = Serve::start(&sink, &folder.control()).await.map_err(cannot("serve what the sink captured"))?;
-    let mut scene = Scene { ready: Ready::new(&args, &folder, &sink, &serve), args, folder };
-    let mut node = tokio::select! {
-        node = scene.first_start(&sink) => node?,
+    let mut scene = Scene { ready: Ready::new(&args, &folder, &sink, &serve), args, folder, members: Vec::new() };
+    tokio::select! {
+        started = scene.first_start(&sink) => started?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
-    };
-    print(&scene.ready.greeting())?;
-    let traffic = (!scene.args.no_traffic).then(|| traffic::start(&scene.folder, scene.ready.submission));
+    }
+    print(&scene.ready.greeting(&scene.members))?;
+    let submission = scene.members.iter().filter_map(|member| Some(member.bound.as_ref()?.submission)).collect();
+    let traffic = (!scene.args.no_traffic).then(|| traffic::start(&scene.folder, submission));
+    let root = scene.folder.root().display().to_string();
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            ended = node.ended() => print(&format!("node {NODE} has ended ({ended}); start it again: outgate dev restart {NODE} --data {}\n", scene.folder.root().display()))?,
-            Some(restart) = serve.restarts.recv() => scene.restart(&mut node, restart).await,
+            (id, ended) = any_ended(&mut scene.members) => print(&format!("node {id} has ended ({ended}); start it again: outgate dev restart {id} --data {root}\n"))?,
+            Some(restart) = serve.restarts.recv() => scene.restart(restart).await,
         }
     }
     if let Some(traffic) = traffic {
         traffic.abort();
     }
     scene.ready.remove();
-    node.stop().await.map_err(cannot("end the node"))
+    scene.stop().await.map_err(cannot("end the nodes"))
+}
+
+/// The next node that ends, and how.
+async fn any_ended(members: &mut [Member]) -> (u64, String) {
+    let mut endings: Vec<_> = members.iter_mut().map(|member| Box::pin(member.ended())).collect();
+    poll_fn(|context| {
+        let mut polled = endings.iter_mut().map(|ending| Pin::as_mut(ending).poll(context));
+        polled.find(Poll::is_ready).unwrap_or(Poll::Pending)
+    })
+    .await
 }
 
 /// What stays the same while nodes come and go.
@@ -132,52 +161,67 @@ struct Scene {
     args: Args,
     folder: Folder,
     ready: Ready,
+    members: Vec<Member>,
 }
 
 impl Scene {
-    /// Makes what is missing, starts the node, fills it, and says that it is ready.
-    async fn first_start(&mut self, sink: &Sink) -> Result<NodeProcess, Failure> {
+    /// Makes what is missing, starts the nodes, fills them, and says that they are ready.
+    async fn first_start(&mut self, sink: &Sink) -> Outcome {
         self.ready.remove();
-        certificates::make(&self.folder)?;
         let relay = self.args.relay.clone().unwrap_or_else(|| sink.address().to_string());
-        self.folder.write_config(&self.args, &relay)?;
-        if !self.folder.is_initialised() {
-            init::make(&self.folder.data())?;
+        for id in 1..=self.args.nodes {
+            let place = self.folder.place(id);
+            certificates::make(&self.folder, &place)?;
+            place.write_config(&self.args, &relay)?;
+            self.make(&place).await?;
+            self.members.push(Member::start(place).await?);
         }
-        let mut node = self.start().await?;
-        provision::provision(&Client::new(self.folder.socket()), &self.folder.secrets).await?;
-        self.announce(&mut node).await?;
-        Ok(node)
+        for member in &mut self.members {
+            member.wait_until_ready().await?;
+        }
+        if let Some(first) = self.members.first() {
+            provision::provision(&first.client(), &self.folder.secrets).await?;
+        }
+        self.ready.write(&self.members)
     }
 
-    async fn start(&self) -> Result<NodeProcess, Failure> {
-        let mut node = NodeProcess::spawn(&self.folder)?;
-        node.wait_until_it_answers(&Client::new(self.folder.socket())).await?;
-        Ok(node)
+    /// The first node makes the cluster, the others join it.
+    async fn make(&mut self, place: &Place) -> Outcome {
+        if place.is_initialised() {
+            return Ok(());
+        }
+        let Some(first) = self.members.first_mut() else { return init::make(&place.data()) };
+        first.wait_until_ready().await?;
+        let made = first.client().post("/cluster/tokens", &json!({})).await?;
+        let token = made["token"].as_str().unwrap_or_default();
+        let (member, own) = (first.place.cluster_address()?.to_string(), place.cluster_address()?.to_string());
+        join::make(&place.data(), &member, token, &own).await.map(drop)
     }
 
-    async fn announce(&mut self, node: &mut NodeProcess) -> Outcome {
-        let status = node.wait_until_ready(&Client::new(self.folder.socket())).await?;
-        self.ready.fill(node.id(), &status)?;
-        self.ready.write()
-    }
-
-    async fn restart(&mut self, node: &mut NodeProcess, request: Restart) {
-        let answer = self.restarted(node, request.id).await;
+    async fn restart(&mut self, request: Restart) {
+        let answer = self.restarted(request.id).await;
         if request.answer.send(answer.map_err(|failure| failure.to_string())).is_err() {
             tracing::debug!("whoever asked for the restart has gone");
         }
     }
 
-    async fn restarted(&mut self, node: &mut NodeProcess, id: u64) -> Result<Option<u32>, Failure> {
-        if id != NODE {
-            return Err(Failure::wrong(format!("there is no node {id}")));
+    async fn restarted(&mut self, id: u64) -> Result<Option<u32>, Failure> {
+        let member = self.members.iter_mut().find(|member| member.place.id == id);
+        let member = member.ok_or_else(|| Failure::wrong(format!("there is no node {id}")))?;
+        member.restart().await?;
+        let pid = member.process.id();
+        self.ready.write(&self.members)?;
+        Ok(pid)
+    }
+
+    /// All at once: the last ones would wait for a quorum that ends with them.
+    async fn stop(&mut self) -> std::io::Result<()> {
+        for member in &mut self.members {
+            member.process.terminate()?;
         }
-        if node.is_running() {
-            return Err(Failure::failed(format!("node {id} is running")));
+        for member in &mut self.members {
+            member.process.wait().await?;
         }
-        *node = self.start().await?;
-        self.announce(node).await?;
-        Ok(node.id())
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::Instant;
 
-use super::folder::Folder;
+use super::place::Place;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 
@@ -31,13 +31,13 @@ pub(super) struct NodeProcess {
 }
 
 impl NodeProcess {
-    pub(super) fn spawn(folder: &Folder) -> Result<Self, Failure> {
-        let log = folder.log();
+    pub(super) fn spawn(place: &Place) -> Result<Self, Failure> {
+        let log = place.log();
         let cannot = |error: std::io::Error| Failure::failed(format!("cannot start a node: {error}"));
         let output = OpenOptions::new().create(true).append(true).mode(0o600).open(&log).map_err(cannot)?;
         let mut child = Command::new(std::env::current_exe().map_err(cannot)?)
             .args(["run", "--end-with-stdin", "--config"])
-            .arg(folder.config())
+            .arg(place.config())
             .stdin(Stdio::piped())
             .stdout(output.try_clone().map_err(cannot)?)
             .stderr(output)
@@ -111,13 +111,15 @@ impl NodeProcess {
         }
     }
 
-    /// SIGTERM, and waits for the end.
-    pub(super) async fn stop(&mut self) -> std::io::Result<()> {
+    /// SIGTERM.
+    pub(super) fn terminate(&mut self) -> std::io::Result<()> {
         let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
-        let Some(pid) = pid else { return Ok(()) };
-        if self.is_running() {
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-        }
+        let Some(pid) = pid.filter(|_| self.is_running()) else { return Ok(()) };
+        Ok(rustix::process::kill_process(pid, rustix::process::Signal::TERM)?)
+    }
+
+    /// Waits for the end, which lets transactions finish.
+    pub(super) async fn wait(&mut self) -> std::io::Result<()> {
         match tokio::time::timeout(STOP_TIMEOUT, self.child.wait()).await {
             Ok(ended) => ended.map(drop),
             Err(_) => self.child.kill().await,

@@ -25,7 +25,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const LINE_OCTETS_MAX: u64 = 4_096;
 
 /// Writes until it is aborted; a node that is down is tried again later.
-pub(super) fn start(folder: &Folder, submission: SocketAddr) -> JoinHandle<()> {
+pub(super) fn start(folder: &Folder, submission: Vec<SocketAddr>) -> JoinHandle<()> {
     let author = Author { ca: folder.ca(), password: folder.secrets.traffic.clone(), submission };
     tokio::spawn(async move {
         for number in 1_u64.. {
@@ -42,12 +42,20 @@ pub(super) fn start(folder: &Folder, submission: SocketAddr) -> JoinHandle<()> {
 struct Author {
     ca: PathBuf,
     password: String,
-    submission: SocketAddr,
+    submission: Vec<SocketAddr>,
 }
 
 impl Author {
+    /// Each node in turn, and the others where one is down, as with a round-robin name.
+    fn next_node(&self, number: u64) -> Vec<SocketAddr> {
+        let mut addresses = self.submission.clone();
+        let count = addresses.len().max(1);
+        addresses.rotate_left(usize::try_from(number).unwrap_or(0) % count);
+        addresses
+    }
+
     async fn send(&self, number: u64) -> anyhow::Result<()> {
-        let stream = TcpStream::connect(self.submission).await?;
+        let stream = TcpStream::connect(self.next_node(number).as_slice()).await?;
         let mut clear = BufReader::new(stream);
         expect(&mut clear, 220).await?;
         say(&mut clear, "EHLO localhost", 250).await?;

@@ -1,18 +1,34 @@
 //! `/status` of this node and `/cluster`.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use axum::extract::State;
-use axum::routing::get;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::{get, patch, post};
 use axum::{Json, Router};
+use outgate_cluster::Command;
+use outgate_cluster::state::NodeView;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Parts, time};
+use super::{Answer, ApiError, Parts, actor, body, propose, time};
 use crate::config::ListenerMode;
 use crate::web::health::not_ready;
 
+/// A node that was not heard for longer is shown as down.
+const HEARD_MAX_MS: u64 = 3_000;
+const TOKEN_MINUTES: u64 = 60;
+const TOKEN_MINUTES_MAX: u64 = 7 * 24 * 60;
+const TWO_NODES: &str = "a cluster of two stops when either node stops: add a third, see `outgate cluster token`";
+
 pub(super) fn routes() -> Router<Parts> {
-    Router::new().route("/status", get(status)).route("/cluster", get(cluster))
+    Router::new()
+        .route("/status", get(status))
+        .route("/cluster", get(cluster))
+        .route("/cluster/tokens", post(token))
+        .route("/cluster/nodes/{id}", patch(change).delete(remove))
 }
 
 async fn status(State(parts): State<Parts>) -> Json<Value> {
@@ -24,6 +40,8 @@ async fn status(State(parts): State<Parts>) -> Json<Value> {
         "hostname": parts.hostname,
         "ready": reasons.is_empty(),
         "reasons": reasons,
+        "leader": parts.cluster.leader(),
+        "cluster": parts.cluster.address(),
         "submission": addresses(&parts, ListenerMode::Submission),
         "submissions": addresses(&parts, ListenerMode::Submissions),
         "http": parts.http,
@@ -39,15 +57,89 @@ fn addresses(parts: &Parts, mode: ListenerMode) -> Vec<SocketAddr> {
     parts.listeners.iter().filter(|(of, _)| *of == mode).map(|(_, address)| *address).collect()
 }
 
+/// As this node sees it, with a quorum or without.
 async fn cluster(State(parts): State<Parts>) -> Json<Value> {
+    let cluster = &parts.cluster;
+    let (nodes, voters) = (cluster.read(|state| state.nodes()), cluster.voters());
     Json(json!({
-        "nodes": [{
-            "id": parts.cluster.node_id(),
-            "hostname": parts.hostname,
-            "version": env!("CARGO_PKG_VERSION"),
-            "ready": parts.cluster.is_ready(),
-            "epoch": parts.cluster.epoch(),
-            "clock": time(parts.cluster.now()),
-        }],
+        "leader": cluster.leader(),
+        "quorum": cluster.is_ready(),
+        "warning": (nodes.len() == 2).then_some(TWO_NODES),
+        "clock": time(cluster.now()),
+        "nodes": nodes.iter().map(|node| show(&parts, node, &voters)).collect::<Vec<_>>(),
     }))
+}
+
+fn show(parts: &Parts, node: &NodeView, voters: &[u64]) -> Value {
+    let cluster = &parts.cluster;
+    let role = match (cluster.leader() == Some(node.id), voters.contains(&node.id)) {
+        (true, _) => "leader",
+        (false, true) => "voter",
+        (false, false) => "learner",
+    };
+    let here = node.id == cluster.node_id();
+    let standing = cluster.standing(node.id).filter(|_| !here);
+    let is_heard = |heard| cluster.now().millis_since(heard) <= HEARD_MAX_MS;
+    let is_up = here || standing.as_ref().is_some_and(|standing| is_heard(standing.heard));
+    let state = match (is_up, node.draining) {
+        (false, _) => "down",
+        (true, true) => "draining",
+        (true, false) => "up",
+    };
+    let mut shown = json!({
+        "id": node.id,
+        "address": node.address,
+        "role": role,
+        "state": state,
+        "joined": time(node.joined),
+    });
+    shown["version"] =
+        if here { env!("CARGO_PKG_VERSION").into() } else { standing.as_ref().map(|of| of.version.as_str()).into() };
+    shown["epoch"] = if here { cluster.epoch().into() } else { standing.as_ref().map(|of| of.epoch).into() };
+    shown["applied"] = if here { cluster.applied().into() } else { standing.as_ref().map(|of| of.applied).into() };
+    shown["clock_offset_ms"] = if here { 0.into() } else { standing.as_ref().map(|of| of.clock_offset_ms).into() };
+    shown
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewToken {
+    #[serde(default = "default_minutes")]
+    valid_minutes: u64,
+}
+
+fn default_minutes() -> u64 {
+    TOKEN_MINUTES
+}
+
+/// A token for one node, with the line that spends it.
+async fn token(State(parts): State<Parts>, bytes: Bytes) -> Answer<(StatusCode, Json<Value>)> {
+    let NewToken { valid_minutes } = body(&bytes)?;
+    if !(1..=TOKEN_MINUTES_MAX).contains(&valid_minutes) {
+        return Err(ApiError::wrong(format!("valid_minutes is 1…{TOKEN_MINUTES_MAX}")));
+    }
+    let here = parts.cluster.read(|state| state.node(parts.cluster.node_id())).map(|node| node.address);
+    let Some(here) = here.filter(|address| !address.is_empty() && parts.cluster.address().is_some()) else {
+        return Err(ApiError::conflict("this node listens to no others: set cluster.listen and start it again"));
+    };
+    let token = parts.cluster.token(Duration::from_secs(valid_minutes * 60), actor()).await?.to_string();
+    let command = format!("outgate join {here} --token {token}");
+    Ok((StatusCode::CREATED, Json(json!({ "token": token, "valid_minutes": valid_minutes, "command": command }))))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    draining: bool,
+}
+
+async fn change(State(parts): State<Parts>, Path(node): Path<u64>, bytes: Bytes) -> Answer<StatusCode> {
+    let Change { draining } = body(&bytes)?;
+    propose(&parts, Command::NodeSet { node, address: None, draining: Some(draining) }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn remove(State(parts): State<Parts>, Path(node): Path<u64>) -> Answer<StatusCode> {
+    propose(&parts, Command::NodeRemove { node, actor: actor() }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use outgate_cluster::state::settings::SettingError;
-use outgate_cluster::{ProposeError, Refusal};
+use outgate_cluster::{ProposeError, Refusal, TokenError};
 use serde_json::json;
 
 use crate::quarantine::QuarantineError;
@@ -60,18 +60,23 @@ impl From<Refusal> for ApiError {
             | Refusal::UnknownIdentity(..)
             | Refusal::UnknownImport(_)
             | Refusal::UnknownDkimKey(..)
+            | Refusal::UnknownNode(_)
             | Refusal::NotBlocked { .. } => Self::not_found(refusal),
             Refusal::DomainExists(_)
             | Refusal::DomainInUse(_)
             | Refusal::UserExists(_)
             | Refusal::NetworkTaken(..)
+            | Refusal::FormedAlready
+            | Refusal::AddressTaken(..)
+            | Refusal::LastNode(_)
             | Refusal::ImportRefused(..) => Self::conflict(refusal),
-            Refusal::TooManyImports(_) => Self::unavailable(refusal),
+            Refusal::TooManyImports(_) | Refusal::TooManyTokens(_) => Self::unavailable(refusal),
             Refusal::OwnerMissing
             | Refusal::PasswordMissing
             | Refusal::OwnerDiffers(..)
             | Refusal::BadSetting(_)
             | Refusal::ImportTooLarge(_)
+            | Refusal::UnknownToken
             | Refusal::NestedBatch => Self::wrong(refusal),
         }
     }
@@ -80,6 +85,16 @@ impl From<Refusal> for ApiError {
 impl From<ProposeError> for ApiError {
     fn from(error: ProposeError) -> Self {
         Self::unavailable(error)
+    }
+}
+
+impl From<TokenError> for ApiError {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Propose(error) => error.into(),
+            TokenError::Refused(refusal) => refusal.into(),
+            TokenError::Authority | TokenError::Random => Self::unavailable(error),
+        }
     }
 }
 

@@ -111,6 +111,7 @@ async fn commit(parts: &Parts, rows: &[Row], strict: bool) -> Answer<ImportRepor
         | Outcome::UserAdded(_)
         | Outcome::Lock(_)
         | Outcome::AuthFailure { .. }
+        | Outcome::Joined(_)
         | Outcome::Refused(_)) => {
             tracing::error!(?outcome, "unexpected answer to an import");
             Err(ApiError::unavailable("the import was not answered"))

@@ -22,8 +22,9 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use outgate_cluster::{Actor, Applied, Command, DomainName, Login, Outcome, Timestamp};
 use serde::de::DeserializeOwned;
@@ -44,23 +45,29 @@ const BODY_MAX: usize = 1 << 20;
 const PAGE_MAX: usize = 1_000;
 
 pub(super) fn router(parts: Parts) -> Router {
-    let resources = Router::new()
-        .merge(cluster::routes())
+    let of_the_cluster = Router::new()
         .merge(domains::routes())
         .merge(users::routes())
         .merge(locks::routes())
         .merge(limits::routes())
         .merge(identities::routes())
         .merge(settings::routes())
-        .merge(queue::routes())
-        .merge(quarantine::routes())
-        .merge(log::routes())
         .merge(dkim::routes())
         .merge(blocks::routes())
         .merge(why::routes())
-        .layer(DefaultBodyLimit::max(BODY_MAX))
-        .merge(import::routes());
+        .layer(from_fn_with_state(parts.clone(), after_barrier));
+    let of_this_node =
+        Router::new().merge(cluster::routes()).merge(queue::routes()).merge(quarantine::routes()).merge(log::routes());
+    let resources = of_the_cluster.merge(of_this_node).layer(DefaultBodyLimit::max(BODY_MAX)).merge(import::routes());
     Router::new().nest("/api/v1", resources).fallback(no_such_resource).with_state(parts)
+}
+
+/// What the replicated state tells is never older than the request, whichever node is asked.
+async fn after_barrier(State(parts): State<Parts>, request: Request, next: Next) -> Response {
+    match parts.cluster.barrier().await {
+        Ok(()) => next.run(request).await,
+        Err(error) => ApiError::from(error).into_response(),
+    }
 }
 
 async fn no_such_resource(uri: Uri) -> ApiError {

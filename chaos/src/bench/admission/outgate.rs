@@ -20,7 +20,7 @@ struct Sender {
 
 pub(crate) async fn measure(level: usize) -> anyhow::Result<Sample> {
     let directory = tempfile::tempdir()?;
-    let options = OpenOptions { directory: directory.path().to_owned(), propose_timeout: Duration::from_secs(30) };
+    let options = OpenOptions::alone(directory.path().to_owned(), Duration::from_secs(30));
     Cluster::init(&options)?;
     let cluster = Cluster::open(options).await?;
     let users: Arc<[UserId]> = add_users(&cluster).await?.into();
@@ -54,6 +54,7 @@ async fn add_users(cluster: &Cluster) -> anyhow::Result<Vec<UserId>> {
         | Outcome::Imported(_)
         | Outcome::Lock(_)
         | Outcome::AuthFailure { .. }
+        | Outcome::Joined(_)
         | Outcome::Refused(_)) => bail!("a user was not added: {other:?}"),
     };
     outcomes.into_iter().map(id).collect()
