@@ -3,6 +3,9 @@
 //! Both enums are append-only: bincode writes a variant's position, so a variant is never moved or
 //! removed (`cluster/tests/wire.rs` pins the bytes).
 
+mod lock;
+mod refusal;
+
 use std::fmt;
 use std::net::IpAddr;
 
@@ -10,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{DomainName, Login, Timestamp, UserId};
 use crate::state::settings::Patch;
+
+pub use lock::{LockCause, LockChange, LockState};
+pub use refusal::Refusal;
 
 /// One entry of the replicated log, before the leader stamps it with a time.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -309,113 +315,6 @@ pub struct Subject {
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Actor(pub String);
 
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
-#[serde(rename_all = "snake_case")]
-pub enum LockState {
-    Unlocked,
-    Locked { until: Timestamp },
-    LockedPermanently,
-    LockedManually,
-}
-
-/// What moved a lock, with its evidence.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
-pub enum LockCause {
-    Virus,
-    Phish {
-        count: u32,
-        minutes: u32,
-    },
-    Spam {
-        count: u32,
-        minutes: u32,
-    },
-    /// Mean score in thousandths over `count` messages in `minutes`.
-    MeanScore {
-        mean: u16,
-        count: u32,
-        minutes: u32,
-    },
-    InvalidRecipients {
-        count: u32,
-    },
-    Limit {
-        window: Window,
-        limit: u64,
-    },
-    Timeout,
-    Manual {
-        actor: Actor,
-        reason: String,
-    },
-}
-
-/// One step of the lock machine; the history of a subject is a list of them.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
-pub struct LockChange {
-    pub at: Timestamp,
-    pub scope: Scope,
-    pub from: LockState,
-    pub to: LockState,
-    pub unlocks_used: u32,
-    pub cause: LockCause,
-    /// Ids of the messages that count as evidence, newest last, at most 20.
-    pub messages: Vec<String>,
-}
-
-/// Why a command changed nothing.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refusal {
-    #[error("domain {0} is not known: add it first")]
-    UnknownDomain(DomainName),
-    #[error("domain {0} exists already")]
-    DomainExists(DomainName),
-    #[error("domain {0} still has users: remove them first")]
-    DomainInUse(DomainName),
-    #[error("user {0} is not known")]
-    UnknownUser(Login),
-    #[error("user {0} exists already")]
-    UserExists(Login),
-    #[error("network {0} already belongs to {1}")]
-    NetworkTaken(Login, DomainName),
-    #[error("identity {1} of {0} is not known")]
-    UnknownIdentity(Login, String),
-    #[error("a network user needs an owner domain")]
-    OwnerMissing,
-    #[error("a mailbox or domain user needs a password")]
-    PasswordMissing,
-    #[error("import {0} is not known or has expired")]
-    UnknownImport(u64),
-    #[error("the import names {0} users that cannot be taken; the first: {1}")]
-    ImportRefused(u32, String),
-    #[error("no DKIM key {1} for {0}")]
-    UnknownDkimKey(DomainName, String),
-    #[error("{address} is not on the authentication block list")]
-    NotBlocked { address: IpAddr },
-    #[error("{0} belongs to its own domain, not to {1}")]
-    OwnerDiffers(Login, DomainName),
-    #[error("`{0}` is not a setting of this level, or the value does not fit")]
-    BadSetting(String),
-    #[error("an import takes at most {0} users: split it")]
-    ImportTooLarge(u32),
-    #[error("{0} imports are open already: finish one first")]
-    TooManyImports(u32),
-    #[error("a batch cannot hold a batch")]
-    NestedBatch,
-    #[error("the cluster is formed already")]
-    FormedAlready,
-    #[error("the token is unknown, used or expired: make another with `outgate cluster token`")]
-    UnknownToken,
-    #[error("{0} tokens are waiting already: let them expire first")]
-    TooManyTokens(u32),
-    #[error("{0} is the address of node {1}: remove that node first or give another address")]
-    AddressTaken(String, u64),
-    #[error("node {0} is not known")]
-    UnknownNode(u64),
-    #[error("node {0} is the only one")]
-    LastNode(u64),
-}
-
 impl Window {
     /// `minute`, `hour`, `day`, `week` or `month`.
     pub fn as_str(self) -> &'static str {
@@ -426,48 +325,6 @@ impl Window {
             Self::Week => "week",
             Self::Month => "month",
         }
-    }
-}
-
-impl fmt::Display for LockCause {
-    /// One sentence without a full stop, such as `5 spam messages within 10 minutes`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Virus => f.write_str("a virus"),
-            Self::Phish { count, minutes } => {
-                write!(f, "{} within {}", counted(*count, "phish message"), period(*minutes))
-            }
-            Self::Spam { count, minutes } => {
-                write!(f, "{} within {}", counted(*count, "spam message"), period(*minutes))
-            }
-            Self::MeanScore { mean, count, minutes } => {
-                let (whole, rest) = (mean / 1_000, mean % 1_000);
-                write!(
-                    f,
-                    "mean score {whole}.{rest:03} over {} within {}",
-                    counted(*count, "message"),
-                    period(*minutes)
-                )
-            }
-            Self::InvalidRecipients { count } => write!(f, "{} within 24 hours", counted(*count, "invalid recipient")),
-            Self::Limit { window, limit } => write!(f, "limit of {limit} per {} exceeded", window.as_str()),
-            Self::Timeout => f.write_str("the lock timed out"),
-            Self::Manual { actor, reason } if reason.is_empty() => write!(f, "by {}", actor.0),
-            Self::Manual { actor, reason } => write!(f, "{reason} (by {})", actor.0),
-        }
-    }
-}
-
-fn counted(count: u32, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
-}
-
-fn period(minutes: u32) -> String {
-    match minutes {
-        1 => "a minute".to_owned(),
-        60 => "an hour".to_owned(),
-        hours if hours % 60 == 0 => format!("{} hours", hours / 60),
-        minutes => format!("{minutes} minutes"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the tests stand on: real nodes, a client that speaks line by line, next hops that keep what they get.
 
 pub mod client;
+pub mod cluster;
 pub mod dns;
 pub mod node;
 pub mod peer;

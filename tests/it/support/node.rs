@@ -40,6 +40,15 @@ impl TestNode {
     }
 
     pub fn start_in(directory: TempDir, config: &str) -> Self {
+        let mut node = Self::prepare(directory, config);
+        let init = outgate(&["init", "--data", node.data().to_str().unwrap(), "--hostname", "filter.test"]);
+        assert!(init.status.success(), "init: {}", String::from_utf8_lossy(&init.stderr));
+        node.restart();
+        node
+    }
+
+    /// A node's configuration, before there is a node.
+    pub fn prepare(directory: TempDir, config: &str) -> Self {
         let data = directory.path().join("data");
         let file = directory.path().join("outgate.toml");
         let listeners = if config.contains("[[listener]]") { "" } else { LISTENERS };
@@ -52,17 +61,18 @@ impl TestNode {
             ),
         )
         .unwrap();
-        let init = outgate(&["init", "--data", data.to_str().unwrap(), "--hostname", "filter.test"]);
-        assert!(init.status.success(), "init: {}", String::from_utf8_lossy(&init.stderr));
         let nowhere = "127.0.0.1:1".parse().unwrap();
-        let mut node =
-            Self { directory, config: file, process: None, submission: nowhere, submissions: nowhere, http: nowhere };
-        node.restart();
-        node
+        Self { directory, config: file, process: None, submission: nowhere, submissions: nowhere, http: nowhere }
     }
 
     /// Starts the process (again) and waits until it takes mail.
     pub fn restart(&mut self) {
+        self.spawn();
+        self.wait_until_ready();
+    }
+
+    /// Starts the process (again), whether it will take mail or not.
+    pub fn spawn(&mut self) {
         self.stop();
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
@@ -73,6 +83,9 @@ impl TestNode {
             .stderr(log)
             .stdin(Stdio::null());
         self.process = Some(command.spawn().unwrap());
+    }
+
+    pub fn wait_until_ready(&mut self) {
         let status = wait_at_most(Duration::from_secs(30), "a node that accepts mail", || self.status_when_ready());
         let address = |key: &str| status[key].as_str().or_else(|| status[key][0].as_str()).unwrap().parse().unwrap();
         self.submission = address("submission");
@@ -145,6 +158,13 @@ impl TestNode {
     pub fn json(&self, arguments: &[&str]) -> Value {
         let text = self.ok(&[arguments, &["--output", "json"]].concat());
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text}"))
+    }
+
+    /// `None` where the node does not run.
+    pub fn cluster_status(&self) -> Option<Value> {
+        self.process.as_ref()?;
+        let output = self.cli(&["cluster", "status", "--output", "json"]);
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).ok())?
     }
 
     pub fn lock_of(&self, login: &str) -> Value {

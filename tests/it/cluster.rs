@@ -1,0 +1,275 @@
+//! Three nodes, one truth: what clients of any node see while nodes come and go.
+
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::client::{Client, letter};
+use crate::support::cluster::TestCluster;
+use crate::support::node::{PASSWORD, TestNode, outgate};
+use crate::support::sink::Sink;
+use crate::support::{wait_at_most, wait_for};
+
+const ALICE: &str = "alice@demo.test";
+const BOB: &str = "bob@example.net";
+
+fn write(client: &mut Client, subject: &str) -> crate::support::client::Answer {
+    client.mail(ALICE, BOB, &letter(ALICE, BOB, subject, "hello"))
+}
+
+#[test]
+fn exactly_the_limit_gets_through_over_all_nodes() {
+    let sink = Sink::start();
+    let cluster = TestCluster::with_alice(&sink);
+    cluster.nodes[1].ok(&["user", "set", ALICE, "limit_per_minute=10"]);
+    let accepted = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for session in 0..9 {
+            let (accepted, node) = (&accepted, &cluster.nodes[session % 3]);
+            let mut client = node.login(ALICE);
+            scope.spawn(move || {
+                for number in 0..5 {
+                    let answer = write(&mut client, &format!("{session}/{number}"));
+                    accepted.fetch_add(usize::from(answer.code == 250), Ordering::Relaxed);
+                    assert!(answer.code == 250 || answer.text.starts_with("451 4.7.1 limit of 10"), "{answer:?}");
+                }
+            });
+        }
+    });
+    assert_eq!(accepted.into_inner(), 10);
+    sink.wait(10);
+    for node in &cluster.nodes {
+        assert_eq!(node.json(&["user", "show", ALICE])["windows"][0]["used"], 10);
+    }
+}
+
+#[test]
+fn a_lock_through_one_node_holds_at_the_others_from_the_moment_it_returns() {
+    let sink = Sink::start();
+    let cluster = TestCluster::with_alice(&sink);
+    let mut clients: Vec<Client> = cluster.nodes.iter().map(|node| node.login(ALICE)).collect();
+    for (at, client) in clients.iter_mut().enumerate() {
+        assert_eq!(write(client, &format!("before {at}")).code, 250);
+    }
+    cluster.nodes[0].ok(&["user", "lock", ALICE]);
+    for (at, client) in clients.iter_mut().enumerate() {
+        let refused = write(client, &format!("locked {at}"));
+        assert!(refused.text.starts_with("451 4.7.1 alice@demo.test is locked"), "{refused:?}");
+    }
+    cluster.nodes[1].ok(&["user", "unlock", ALICE]);
+    for (at, client) in clients.iter_mut().enumerate() {
+        assert_eq!(write(client, &format!("after {at}")).code, 250);
+    }
+    sink.wait(6);
+    assert_eq!(cluster.nodes[2].lock_of(ALICE)["state"], "unlocked");
+}
+
+/// Sends over one node after the other until told to stop, as a client of a round-robin name does; notes what got 250.
+fn send_round_robin(addresses: &[SocketAddr], session: usize, accepted: &Mutex<BTreeSet<String>>, stop: &AtomicBool) {
+    for number in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let address = addresses[(session + number) % addresses.len()];
+        let subject = format!("{session}-{number}");
+        if try_send(address, &subject).is_some_and(|code| code == 250) {
+            accepted.lock().unwrap().insert(subject);
+        }
+    }
+}
+
+/// One message over a connection of its own; `None` where it broke off.
+fn try_send(address: SocketAddr, subject: &str) -> Option<u16> {
+    TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+    let mut client = std::panic::catch_unwind(|| Client::login(address, ALICE, PASSWORD)).ok()?;
+    for line in ["MAIL FROM:<alice@demo.test>", "RCPT TO:<bob@example.net>", "DATA"] {
+        client.try_send(format!("{line}\r\n").as_bytes())?;
+        (client.try_answer()?.code < 400).then_some(())?;
+    }
+    client.try_send(format!("{}.\r\n", letter(ALICE, BOB, subject, "hello")).as_bytes())?;
+    client.try_answer().map(|answer| answer.code)
+}
+
+#[test]
+fn killed_nodes_cost_no_accepted_message_and_no_limit() {
+    let sink = Sink::start();
+    let mut cluster = TestCluster::with_alice(&sink);
+    for window in ["minute", "hour", "day", "week", "month"] {
+        cluster.nodes[0].ok(&["user", "set", ALICE, &format!("limit_per_{window}=1000000")]);
+    }
+    let accepted = Mutex::new(BTreeSet::new());
+    for round in 0..3 {
+        let victim = if round == 2 { (cluster.leader() + 1) % 3 } else { cluster.leader() };
+        let (addresses, stop) = (cluster.addresses(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            for session in 0..4 {
+                let (addresses, accepted, stop) = (&addresses, &accepted, &stop);
+                scope.spawn(move || send_round_robin(addresses, round * 10 + session, accepted, stop));
+            }
+            let count = || accepted.lock().unwrap().len();
+            let more = |what: &str, by: usize| {
+                let goal = count() + by;
+                wait_at_most(Duration::from_secs(30), what, || (count() > goal).then_some(()));
+            };
+            more("load", 40);
+            cluster.nodes[victim].kill();
+            let killed = Instant::now();
+            more("the others go on", 40);
+            println!("round {round}: 40 more after {:?}", killed.elapsed());
+            stop.store(true, Ordering::Relaxed);
+        });
+        cluster.nodes[victim].restart();
+    }
+    let accepted = accepted.into_inner().unwrap();
+    wait_at_most(Duration::from_secs(60), "every accepted message", || {
+        let arrived: BTreeSet<_> = sink.captured().iter().filter_map(|mail| mail.header("Subject")).collect();
+        accepted.is_subset(&arrived).then_some(())
+    });
+    for node in &cluster.nodes {
+        let used = node.json(&["user", "show", ALICE])["windows"][2]["used"].as_u64().unwrap();
+        assert!(used >= accepted.len() as u64, "{used} charged, {} accepted", accepted.len());
+    }
+}
+
+#[test]
+fn without_a_majority_tcp_is_refused_and_mail_comes_back_by_itself() {
+    let sink = Sink::start();
+    let mut cluster = TestCluster::with_alice(&sink);
+    let left = (cluster.leader() + 1) % 3;
+    let mut open = cluster.nodes[left].login(ALICE);
+    let others: Vec<usize> = (0..3).filter(|at| *at != left).collect();
+    for at in &others {
+        cluster.nodes[*at].kill();
+    }
+    let (killed, address) = (Instant::now(), cluster.nodes[left].submission);
+    wait_for("refused connections", || TcpStream::connect(address).is_err().then_some(()));
+    assert!(killed.elapsed() < Duration::from_millis(2_000), "{:?}", killed.elapsed());
+    let refused = write(&mut open, "without a majority");
+    assert!(refused.text.starts_with("421 4.3.2"), "{refused:?}");
+    let told = cluster.nodes[left].cli(&["user", "show", ALICE]);
+    assert!(!told.status.success() && String::from_utf8_lossy(&told.stderr).contains("no quorum"), "{told:?}");
+    assert_eq!(cluster.nodes[left].get("/readyz").0, 503);
+    cluster.nodes[others[0]].spawn();
+    let began = Instant::now();
+    wait_for("mail is taken again", || TcpStream::connect(address).is_ok().then_some(()));
+    println!("back after {:?}", began.elapsed());
+    assert_eq!(write(&mut cluster.nodes[left].login(ALICE), "with a majority").code, 250);
+    cluster.nodes[others[1]].restart();
+    sink.wait(1);
+}
+
+#[test]
+fn a_drained_node_refuses_tcp_until_it_resumes() {
+    let sink = Sink::start();
+    let cluster = TestCluster::with_alice(&sink);
+    let address = cluster.nodes[1].submission;
+    cluster.nodes[0].ok(&["cluster", "drain", "2"]);
+    wait_for("refused connections", || TcpStream::connect(address).is_err().then_some(()));
+    let status = cluster.nodes[2].json(&["cluster", "status"]);
+    assert_eq!(status["nodes"][1]["state"], "draining");
+    assert_eq!(write(&mut cluster.nodes[2].login(ALICE), "elsewhere").code, 250);
+    cluster.nodes[1].ok(&["resume"]);
+    wait_for("mail is taken again", || TcpStream::connect(address).is_ok().then_some(()));
+    sink.wait(1);
+}
+
+#[test]
+fn a_removed_node_takes_no_mail_and_its_data_is_no_way_back() {
+    let sink = Sink::start();
+    let mut cluster = TestCluster::with_alice(&sink);
+    cluster.nodes[0].ok(&["cluster", "remove", "3"]);
+    let address = cluster.nodes[2].submission;
+    wait_for("refused connections", || TcpStream::connect(address).is_err().then_some(()));
+    let status = cluster.nodes[0].json(&["cluster", "status"]);
+    assert!(status["warning"].as_str().unwrap().contains("a cluster of two"), "{status}");
+    cluster.nodes[2].spawn();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(write(&mut cluster.nodes[1].login(ALICE), "two are left").code, 250);
+    assert_eq!(cluster.nodes[2].cluster_status().unwrap()["quorum"], false);
+    sink.wait(1);
+}
+
+#[test]
+fn wrong_ways_to_join_are_one_line_and_change_nothing() {
+    let sink = Sink::start();
+    let cluster = TestCluster::with_alice(&sink);
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("new");
+    let member = cluster.nodes[0].json(&["cluster", "status"])["nodes"][0]["address"].as_str().unwrap().to_owned();
+    let used = cluster.nodes[0].json(&["cluster", "token"])["token"].as_str().unwrap().to_owned();
+    let join = |member: &str, token: &str, data: &str, address: &str| {
+        let output = outgate(&["join", member, "--token", token, "--data", data, "--cluster", address]);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let fresh = data.to_str().unwrap();
+    let other = directory.path().join("other");
+    assert_eq!(join(&member, &used, other.to_str().unwrap(), "127.0.0.1:1").0, Some(0));
+    let own = cluster.nodes[1].data();
+    let cases = [
+        (join(&member, &used, fresh, "127.0.0.1:2"), "unknown, used or expired"),
+        (join(&member, "og1-zz", fresh, "127.0.0.1:2"), "this is not a token"),
+        (join(&member, &used, fresh, "nowhere"), "give --cluster host:port"),
+        (join("127.0.0.1:1", &used, fresh, "127.0.0.1:2"), "cannot reach 127.0.0.1:1"),
+        (join(&member, &used, own.to_str().unwrap(), "127.0.0.1:2"), "already holds a node"),
+        (join(&member, &format!("{}0", &used[..used.len() - 1]), fresh, "127.0.0.1:2"), "unknown, used or expired"),
+        (join(&member, &used.replace(&used[4..8], "0000"), fresh, "127.0.0.1:2"), "does not belong to the cluster"),
+    ];
+    for ((code, text), part) in cases {
+        assert!(text.contains(part) && text.lines().count() == 1, "`{part}` in {text}");
+        assert_eq!(code, Some(2), "{text}");
+    }
+    assert!(!data.join("cluster").join("identity").exists());
+    // A node that lost its disk is no node: it must join anew.
+    let nobody = TestNode::prepare(tempfile::tempdir().unwrap(), "");
+    let output = outgate(&["run", "--config", nobody.path().join("outgate.toml").to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn dev_runs_three_processes_that_end_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, ready) = (directory.path().join("d"), directory.path().join("ready.json"));
+    let mut dev = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"))
+        .args([
+            "dev",
+            "--no-traffic",
+            "--submission-port",
+            "0",
+            "--submissions-port",
+            "0",
+            "--http-port",
+            "0",
+            "--data",
+        ])
+        .arg(&data)
+        .arg("--ready-file")
+        .arg(&ready)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let read = || serde_json::from_slice::<serde_json::Value>(&std::fs::read(&ready).ok()?).ok();
+    let told = wait_at_most(Duration::from_secs(60), "the ready file", read);
+    let nodes = told["nodes"].as_array().unwrap();
+    let hosts: Vec<&str> =
+        nodes.iter().map(|node| node["submission"].as_str().unwrap().split(':').next().unwrap()).collect();
+    assert_eq!(hosts, ["127.0.0.1", "127.0.0.2", "127.0.0.3"]);
+    for node in nodes {
+        TcpStream::connect(node["submission"].as_str().unwrap()).unwrap();
+    }
+    let pid = |told: &serde_json::Value| told["nodes"][1]["pid"].as_u64().unwrap();
+    std::process::Command::new("kill").args(["-9", &pid(&told).to_string()]).status().unwrap();
+    let data = data.to_str().unwrap();
+    let again = wait_for("the restart", || {
+        let restart = outgate(&["dev", "restart", "2", "--data", data]);
+        restart.status.success().then_some(restart)
+    });
+    assert!(String::from_utf8_lossy(&again.stdout).starts_with("node 2 runs as process "));
+    let told = read().unwrap();
+    std::process::Command::new("kill").args(["-TERM", &dev.id().to_string()]).status().unwrap();
+    assert!(wait_for("the end of dev", || dev.try_wait().unwrap()).success());
+    for node in told["nodes"].as_array().unwrap() {
+        assert!(!std::path::Path::new(&format!("/proc/{}", node["pid"])).exists(), "{node}");
+    }
+}

@@ -1,0 +1,69 @@
+//! Three nodes as operators run them: three processes, joined by tokens.
+
+use std::net::{SocketAddr, TcpListener};
+
+use super::node::{PASSWORD, TestNode, outgate};
+use super::sink::Sink;
+
+pub struct TestCluster {
+    pub nodes: Vec<TestNode>,
+}
+
+impl TestCluster {
+    /// Three voters that deliver everything to `sink`, with the domain `demo.test` and the mailbox user `alice@demo.test`.
+    pub fn with_alice(sink: &Sink) -> Self {
+        let mut cluster = Self { nodes: Vec::new() };
+        let (first, address) = prepare(sink);
+        let init = run(&["init", "--data", first.data().to_str().unwrap(), "--cluster", &address]);
+        cluster.nodes.push(first);
+        cluster.nodes[0].restart();
+        for line in init.lines().filter_map(|line| line.trim().strip_prefix("outgate join ")) {
+            let words: Vec<&str> = line.split(' ').collect();
+            let (mut node, address) = prepare(sink);
+            let data = node.data();
+            run(&[&["join"], words.as_slice(), &["--data", data.to_str().unwrap(), "--cluster", &address]].concat());
+            node.restart();
+            cluster.nodes.push(node);
+        }
+        assert_eq!(cluster.nodes.len(), 3, "{init}");
+        cluster.wait_for_voters();
+        let node = &cluster.nodes[2];
+        node.ok(&["domain", "add", "demo.test", "contact=postmaster@demo.test"]);
+        node.ok(&["settings", "set", "valid_sender_required=off"]);
+        node.ok(&["user", "add", "alice@demo.test", "--password", PASSWORD]);
+        cluster
+    }
+
+    pub fn wait_for_voters(&self) {
+        super::wait_for("three voters", || {
+            let status = self.nodes[0].json(&["cluster", "status"]);
+            let voters = status["nodes"].as_array()?.iter().filter(|node| node["role"] != "learner").count();
+            (voters == 3).then_some(())
+        });
+    }
+
+    /// The position of the leader, as a node that runs says.
+    pub fn leader(&self) -> usize {
+        super::wait_for("a leader", || {
+            let status = self.nodes.iter().find_map(TestNode::cluster_status)?;
+            usize::try_from(status["leader"].as_u64()?).ok()?.checked_sub(1)
+        })
+    }
+
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.submission).collect()
+    }
+}
+
+fn prepare(sink: &Sink) -> (TestNode, String) {
+    // A port that was free a moment ago: the others must find it again after a restart.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let config = format!("[delivery]\nrelay = \"{}\"\n[cluster]\nlisten = \"{address}\"\n", sink.address);
+    (TestNode::prepare(tempfile::tempdir().unwrap(), &config), address)
+}
+
+fn run(arguments: &[&str]) -> String {
+    let output = outgate(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
