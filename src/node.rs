@@ -123,6 +123,10 @@ async fn open_cluster(config: &Config) -> anyhow::Result<Cluster> {
 
 async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> anyhow::Result<(Line, Vec<Undecided>)> {
     let data = &config.node.data_dir;
+    // Another node's mail is not ours to deliver.
+    for part in ["queue", "quarantine", "maillog"] {
+        cluster.claim(&data.join(part))?;
+    }
     let metrics = Arc::new(Metrics::default());
     let dns = Dns::new(&config.dns)?;
     let maillog = Maillog::open(&data.join("maillog"), config.maillog.keep_days).context("the mail log")?;
@@ -202,18 +206,24 @@ async fn take_mail(line: Arc<Line>, listeners: Arc<Listeners>, listening: Arc<At
     }
     decide(cluster, &line.queue, undecided).await;
     loop {
-        let ready = cluster.is_ready() && !is_draining(cluster);
+        let ready = cluster.is_ready() && !is_draining(cluster) && (line.queue.has_room() || is_alone(cluster));
         if listening.swap(ready, Ordering::Relaxed) != ready {
             if ready {
                 tracing::info!("accepting mail");
                 listeners.open();
             } else {
-                tracing::warn!(leader = ?cluster.leader(), draining = is_draining(cluster), "refusing mail");
+                let (leader, draining) = (cluster.leader(), is_draining(cluster));
+                tracing::warn!(?leader, draining, disk_has_room = line.queue.has_room(), "refusing mail");
                 listeners.close();
             }
         }
         tokio::time::sleep(READINESS_INTERVAL).await;
     }
+}
+
+/// A full disk of the only node is told with 452: there is no other that a client could take instead.
+fn is_alone(cluster: &Cluster) -> bool {
+    cluster.read(|state| state.nodes().len()) == 1
 }
 
 fn is_draining(cluster: &Cluster) -> bool {

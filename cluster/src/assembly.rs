@@ -200,6 +200,7 @@ fn start(
     let route = Route { node, leadership: leadership.clone(), sequencer: sequencer.clone(), peers: peers.clone() };
     let proposer = Proposer::start(route, options.propose_timeout, failure.clone(), opened.room.clone());
     let inner = Arc::new(Inner {
+        owner: home.owner(),
         node,
         epoch,
         raft,

@@ -1,7 +1,7 @@
 //! The face of the cluster crate: one cloneable handle to read the replica and to propose commands.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -26,6 +26,7 @@ use crate::state::State;
 use crate::store::identity::Home;
 use crate::store::keeper::Keeper;
 use crate::store::machine::Replica;
+use crate::store::owner::{self, Owner};
 use crate::store::{Failure, Limits};
 
 pub use crate::store::OpenError;
@@ -42,6 +43,7 @@ pub struct Cluster {
 }
 
 pub(crate) struct Inner {
+    pub(crate) owner: Owner,
     pub(crate) node: u64,
     pub(crate) epoch: u64,
     pub(crate) raft: Raft,
@@ -157,6 +159,11 @@ impl Cluster {
     /// The log's clock as this node estimates it now, for advice; only the leader's stamp decides.
     pub fn now(&self) -> Timestamp {
         self.inner.clock.now()
+    }
+
+    /// Marks a directory as this node's, or refuses it where it is another's. Blocks.
+    pub fn claim(&self, directory: &Path) -> Result<(), OpenError> {
+        owner::claim(directory, self.inner.owner)
     }
 
     pub fn node_id(&self) -> u64 {

@@ -96,9 +96,11 @@ pub(super) fn not_made(error: &OpenError, data: &Path) -> Failure {
         OpenError::AlreadyInitialised(_) => {
             Failure::wrong(format!("{error}: to begin anew, move {} away", data.display()))
         }
-        OpenError::NotInitialised(_) | OpenError::InUse(_) | OpenError::Damaged(..) | OpenError::Io(..) => {
-            Failure::wrong(error)
-        }
+        OpenError::NotInitialised(_)
+        | OpenError::InUse(_)
+        | OpenError::Foreign(..)
+        | OpenError::Damaged(..)
+        | OpenError::Io(..) => Failure::wrong(error),
     }
 }
 

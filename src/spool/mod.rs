@@ -256,7 +256,13 @@ impl Shared {
 
     fn check_room(&self) {
         match commit::free_bytes(&self.directory) {
-            Ok(free) => self.has_room.store(free >= self.free_min_bytes, Ordering::Release),
+            Ok(free) => {
+                let has_room = free >= self.free_min_bytes;
+                if self.has_room.swap(has_room, Ordering::AcqRel) != has_room {
+                    let (free_min, path) = (self.free_min_bytes, self.directory.display());
+                    tracing::warn!(has_room, free, free_min, %path, "the room on the disk changed");
+                }
+            }
             Err(error) => tracing::error!(%error, "cannot tell the free room of the spool"),
         }
     }

@@ -228,6 +228,28 @@ fn wrong_ways_to_join_are_one_line_and_change_nothing() {
 }
 
 #[test]
+fn a_log_or_a_queue_of_another_node_is_refused() {
+    let sink = Sink::start();
+    let mut cluster = TestCluster::with_alice(&sink);
+    cluster.nodes.iter_mut().for_each(TestNode::kill);
+    let foreign = cluster.nodes[1].data();
+    for part in ["cluster/log", "cluster/snapshot", "queue", "quarantine", "maillog"] {
+        let node = &mut cluster.nodes[0];
+        let (own, aside) = (node.data().join(part), node.path().join("aside"));
+        std::fs::rename(&own, &aside).unwrap();
+        std::process::Command::new("cp").arg("-r").args([foreign.join(part), own.clone()]).status().unwrap();
+        let output = outgate(&["run", "--config", node.path().join("outgate.toml").to_str().unwrap()]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("belongs to another node, number 2"), "{part}: {text}");
+        assert_eq!(output.status.code(), Some(2), "{part}: {text}");
+        std::fs::remove_dir_all(&own).unwrap();
+        std::fs::rename(&aside, &own).unwrap();
+    }
+    cluster.nodes.iter_mut().for_each(TestNode::spawn);
+    cluster.nodes.iter_mut().for_each(TestNode::wait_until_ready);
+}
+
+#[test]
 fn dev_runs_three_processes_that_end_with_it() {
     let directory = tempfile::tempdir().unwrap();
     let (data, ready) = (directory.path().join("d"), directory.path().join("ready.json"));

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::network::authority::{self, CertificateError, NodeKey};
 use crate::network::tls::Papers;
+use crate::store::owner::Owner;
 use crate::store::{OpenError, codec, durable};
 
 const MAGIC: [u8; 8] = *b"outgid01";
@@ -110,6 +111,10 @@ impl Home {
 
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    pub fn owner(&self) -> Owner {
+        Owner { cluster: self.identity.cluster, node: self.identity.node }
     }
 
     /// Notes that the log has begun.

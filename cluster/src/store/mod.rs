@@ -29,6 +29,7 @@ pub mod keys;
 pub mod log;
 pub mod machine;
 pub mod open;
+pub mod owner;
 pub mod room;
 pub mod snapshot;
 pub mod vote;
@@ -47,6 +48,8 @@ pub enum OpenError {
     AlreadyInitialised(PathBuf),
     #[error("{0} is in use by another process")]
     InUse(PathBuf),
+    #[error("{0} belongs to another node, number {1} of its cluster: put back what belongs to this one")]
+    Foreign(PathBuf, u64),
     #[error("{0} is damaged: {1}")]
     Damaged(PathBuf, String),
     #[error("cannot use {0}: {1}")]

@@ -13,7 +13,7 @@ use crate::store::log::{Extent, Log};
 use crate::store::machine::{Machine, Replica};
 use crate::store::room::{FREE_BYTES_MIN, Room};
 use crate::store::snapshot::{SnapshotFile, Snapshots};
-use crate::store::{Failure, OpenError};
+use crate::store::{Failure, OpenError, owner};
 
 /// When checkpoints and snapshots are written.
 #[derive(Clone, Debug)]
@@ -65,6 +65,9 @@ enum Base {
 /// Opens the store under the home directory. The log is not replayed yet: openraft does that.
 pub fn open(home: &Home, limits: &Limits, failure: &Failure) -> Result<Opened, OpenError> {
     let directory = home.directory();
+    for part in ["log", "snapshot"] {
+        owner::claim(&directory.join(part), home.owner())?;
+    }
     let (log, log_thread) = Log::open(directory, failure.clone())?;
     let extent = log.extent();
     if home.identity.formed && extent.last.is_none() {
