@@ -5,6 +5,7 @@
 mod bench;
 mod machine;
 mod report;
+mod voter;
 
 use std::ffi::OsString;
 use std::iter;
@@ -15,6 +16,9 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::bench::Bench;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -31,10 +35,16 @@ enum Verb {
         /// How often each point is measured; the peers take turns within a round.
         #[arg(long, default_value_t = 3)]
         rounds: usize,
+        /// How many nodes outgate and etcd have, where the bench knows several.
+        #[arg(long, default_value_t = 1)]
+        nodes: usize,
         /// Writes every figure to this file as well.
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Is one of several nodes that a bench measures.
+    #[command(hide = true)]
+    Voter(voter::Arguments),
     /// Is outgate itself: what a bench starts as its node.
     #[command(hide = true)]
     Node {
@@ -46,7 +56,8 @@ enum Verb {
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Node { arguments } => return outgate::cli::main_with(iter::once("outgate".into()).chain(arguments)),
-        Verb::Bench { name, rounds, json } => bench(name, rounds.max(1), json),
+        Verb::Voter(arguments) => voter(arguments),
+        Verb::Bench { name, rounds, nodes, json } => bench(name, rounds.max(1), nodes, json),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,8 +69,13 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn bench(name: Bench, rounds: usize, json: Option<PathBuf>) -> anyhow::Result<()> {
-    let found = bench::run(name, rounds).await?;
+async fn voter(arguments: voter::Arguments) -> anyhow::Result<()> {
+    voter::run(arguments).await
+}
+
+#[tokio::main]
+async fn bench(name: Bench, rounds: usize, nodes: usize, json: Option<PathBuf>) -> anyhow::Result<()> {
+    let found = bench::run(name, rounds, nodes).await?;
     println!("{found}");
     if let Some(path) = json {
         let text = serde_json::to_string_pretty(&found)?;

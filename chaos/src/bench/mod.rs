@@ -13,9 +13,11 @@ use serde::Serialize;
 
 use crate::report::Report;
 
+pub(crate) use admission::voting;
+
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 pub(crate) enum Bench {
-    /// Decisions per second of the one-node store, beside etcd and Redis.
+    /// Decisions per second, beside etcd and Redis.
     Admission,
     /// Messages accepted and delivered per second, beside Postfix.
     Submission,
@@ -31,9 +33,9 @@ pub(crate) enum Found {
     Memory(idle::Report),
 }
 
-pub(crate) async fn run(bench: Bench, rounds: usize) -> anyhow::Result<Found> {
+pub(crate) async fn run(bench: Bench, rounds: usize, nodes: usize) -> anyhow::Result<Found> {
     match bench {
-        Bench::Admission => admission::run(rounds).await.map(Found::Speed),
+        Bench::Admission => admission::run(rounds, nodes).await.map(Found::Speed),
         Bench::Submission => submission::run(rounds).await.map(Found::Speed),
         Bench::Idle => idle::run().await.map(Found::Memory),
     }

@@ -240,6 +240,9 @@ impl State {
 
     /// The windows that count for a message of this User, as they are now.
     fn charges_of(&self, id: UserId, null_sender: bool) -> Vec<Charge> {
+        if self.unheard {
+            return Vec::new();
+        }
         let Some((user, settings)) = self.user_settings(id) else { return Vec::new() };
         let (meter, at) = (&user.conduct.meter, self.clock.seen);
         if null_sender {

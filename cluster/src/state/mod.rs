@@ -17,6 +17,7 @@ mod admissions;
 mod admit;
 mod conduct;
 mod directory;
+mod dirty;
 mod dkim;
 mod due;
 mod import;
@@ -42,6 +43,7 @@ use crate::command::{Command, DkimAlgorithm, Outcome, Refusal};
 use crate::name::{DomainName, Login, Timestamp, UserId};
 
 use admissions::{Horizon, NodeAdmissions};
+use dirty::Dirty;
 use due::Due;
 use import::Import;
 use nodes::{Formation, Node, Token};
@@ -72,7 +74,9 @@ pub struct State {
     tokens: BTreeMap<[u8; 32], Token>,
     /// What time alone will change, in the order in which it does. Follows from the records.
     due: BTreeSet<(Timestamp, Due)>,
-    dirty: BTreeSet<Key>,
+    dirty: Dirty,
+    /// Nobody hears the answers: what only informs is left out of them.
+    unheard: bool,
 }
 
 /// Time, and the numbers that are given out.
@@ -98,6 +102,14 @@ impl State {
             return Outcome::Batch(commands.into_iter().map(|command| self.apply_one(command)).collect());
         }
         self.apply_one(command)
+    }
+
+    /// [`State::apply`] where nobody waits for the answer: it changes the state alike and tells nothing beside the decision.
+    pub fn apply_unheard(&mut self, at: Timestamp, command: Command) -> Outcome {
+        self.unheard = true;
+        let outcome = self.apply(at, command);
+        self.unheard = false;
+        outcome
     }
 
     fn apply_one(&mut self, command: Command) -> Outcome {

@@ -77,7 +77,7 @@ impl Key {
 impl State {
     /// Takes the keys whose records changed since the last call, for the checkpoint.
     pub fn take_dirty(&mut self) -> Vec<Key> {
-        std::mem::take(&mut self.dirty).into_iter().collect()
+        self.dirty.take()
     }
 
     /// The encoded record under `key`, or `None` where there is none (any more).

@@ -47,6 +47,11 @@ impl Stamped {
         &self.shared.encoded
     }
 
+    /// Whether this process made the command: somebody here may wait for its outcome.
+    pub fn is_own(&self) -> bool {
+        self.shared.parsed.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// The command, without decoding it where this process made it; a second call decodes.
     pub fn command(&self) -> Result<Command, DecodeError> {
         match self.shared.parsed.lock().unwrap_or_else(PoisonError::into_inner).take() {

@@ -43,6 +43,9 @@ struct Inner {
     membership: Membership,
 }
 
+/// How a command is applied: somebody hears the answer, or nobody.
+type Apply = fn(&mut State, Timestamp, Command) -> Outcome;
+
 /// Changed records, `None` = removed.
 pub type Change = (Key, Option<Vec<u8>>);
 
@@ -84,19 +87,21 @@ impl Replica {
     }
 
     fn apply_command(&self, stamped: &Stamped) -> Result<Outcome, AnyError> {
+        let apply = if stamped.is_own() { State::apply } else { State::apply_unheard };
         let command = stamped.command().map_err(|error| AnyError::new(&error))?;
         if let Command::Batch(commands) = command {
-            return Ok(Outcome::Batch(self.apply_batch(stamped.at(), commands)));
+            return Ok(Outcome::Batch(self.apply_batch(apply, stamped.at(), commands)));
         }
-        Ok(self.inner_mut().state.apply(stamped.at(), command))
+        Ok(apply(&mut self.inner_mut().state, stamped.at(), command))
     }
 
-    fn apply_batch(&self, at: Timestamp, commands: Vec<Command>) -> Vec<Outcome> {
+    fn apply_batch(&self, apply: Apply, at: Timestamp, commands: Vec<Command>) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(commands.len());
         let mut commands = commands.into_iter();
         while commands.len() > 0 {
             let mut inner = self.inner_mut();
-            outcomes.extend(commands.by_ref().take(SLICE_COMMANDS).map(|command| inner.state.apply(at, command)));
+            let state = &mut inner.state;
+            outcomes.extend(commands.by_ref().take(SLICE_COMMANDS).map(|command| apply(state, at, command)));
         }
         outcomes
     }

@@ -9,9 +9,9 @@ use h2::client::SendRequest;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use super::{Asker, USERS, measure as measure_askers};
+use super::USERS;
+use super::asker::{self, Asked, Asker};
 use crate::machine::free_port;
-use crate::report::Sample;
 
 /// Requests that share a connection; etcd allows 100 and more streams on each.
 const STREAMS_PER_CONNECTION: usize = 64;
@@ -21,33 +21,59 @@ struct Client {
     uri: String,
 }
 
-pub(crate) async fn measure(level: usize) -> anyhow::Result<Sample> {
+/// One member of the cluster.
+struct Member {
+    server: Child,
+    client: String,
+    _directory: tempfile::TempDir,
+}
+
+/// Askers take the members in turn.
+pub(super) async fn measure(level: usize, nodes: usize) -> anyhow::Result<Asked> {
+    let mut members = start(nodes)?;
+    for member in &mut members {
+        wait_ready(&member.client, &mut member.server).await?;
+    }
+    let mut askers = Vec::with_capacity(level);
+    let mut senders = vec![None; nodes];
+    for place in 0..level {
+        let at = place % nodes;
+        let client = &members[at].client;
+        if (place / nodes).is_multiple_of(STREAMS_PER_CONNECTION) {
+            senders[at] = Some(connect(client).await?);
+        }
+        let sender = senders[at].clone().context("no connection")?;
+        askers.push(Client { sender, uri: format!("http://{client}/etcdserverpb.KV/Put") });
+    }
+    let pids = members.iter().map(|member| Ok(member.server.id().context("etcd has ended")?.to_string()));
+    let asked = asker::measure(askers, &pids.collect::<anyhow::Result<Vec<_>>>()?).await;
+    for member in &mut members {
+        member.server.kill().await?;
+    }
+    asked
+}
+
+fn start(nodes: usize) -> anyhow::Result<Vec<Member>> {
+    let peers: Vec<String> =
+        (0..nodes).map(|_| Ok(format!("http://127.0.0.1:{}", free_port()?))).collect::<anyhow::Result<_>>()?;
+    let all: Vec<String> = peers.iter().enumerate().map(|(at, peer)| format!("n{at}={peer}")).collect();
+    peers.iter().enumerate().map(|(at, peer)| start_member(at, peer, &all.join(","))).collect()
+}
+
+fn start_member(at: usize, peer: &str, all: &str) -> anyhow::Result<Member> {
     let directory = tempfile::tempdir()?;
-    let (client, peer) = (format!("127.0.0.1:{}", free_port()?), format!("http://127.0.0.1:{}", free_port()?));
+    let client = format!("127.0.0.1:{}", free_port()?);
     let url = format!("http://{client}");
-    let mut server = Command::new("etcd")
-        .args(["--listen-client-urls", &url, "--advertise-client-urls", &url, "--listen-peer-urls", &peer])
-        .args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("default={peer}")])
-        .args(["--log-level", "error", "--data-dir"])
+    let server = Command::new("etcd")
+        .args(["--name", &format!("n{at}"), "--initial-cluster", all])
+        .args(["--listen-client-urls", &url, "--advertise-client-urls", &url, "--listen-peer-urls", peer])
+        .args(["--initial-advertise-peer-urls", peer, "--log-level", "error", "--data-dir"])
         .arg(directory.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()?;
-    wait_ready(&client, &mut server).await?;
-    let mut askers = Vec::with_capacity(level);
-    let mut sender = None;
-    for place in 0..level {
-        if place % STREAMS_PER_CONNECTION == 0 {
-            sender = Some(connect(&client).await?);
-        }
-        let sender = sender.clone().context("no connection")?;
-        askers.push(Client { sender, uri: format!("http://{client}/etcdserverpb.KV/Put") });
-    }
-    let pid = server.id().context("etcd has ended")?.to_string();
-    let sample = measure_askers(askers, &pid).await;
-    server.kill().await?;
-    sample
+    Ok(Member { server, client, _directory: directory })
 }
 
 async fn connect(address: &str) -> anyhow::Result<SendRequest<Bytes>> {

@@ -1,4 +1,4 @@
-//! The one-node store in this process, on a directory of its own.
+//! Askers inside a node's process; the one-node store in this one, on a directory of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,28 +10,35 @@ use outgate_cluster::{
     AdmissionVerdict, Admit, Class, Cluster, Command, DomainName, Login, OpenOptions, Outcome, UserId, Wish,
 };
 
-use super::{Asker, USERS, measure as measure_askers};
-use crate::report::Sample;
+use super::USERS;
+use super::asker::{self, Asked, Asker};
 
 struct Sender {
     cluster: Cluster,
     users: Arc<[UserId]>,
 }
 
-pub(crate) async fn measure(level: usize) -> anyhow::Result<Sample> {
+pub(super) async fn measure(level: usize) -> anyhow::Result<Asked> {
     let directory = tempfile::tempdir()?;
     let options = OpenOptions::alone(directory.path().to_owned(), Duration::from_secs(30));
     Cluster::init(&options)?;
     let cluster = Cluster::open(options).await?;
-    let users: Arc<[UserId]> = add_users(&cluster).await?.into();
-    let askers = (0..level).map(|_| Sender { cluster: cluster.clone(), users: Arc::clone(&users) }).collect();
-    let sample = measure_askers(askers, "self").await;
+    add_users(&cluster).await?;
+    let asked = ask(&cluster, level).await;
     cluster.shutdown().await;
-    sample
+    asked
+}
+
+/// `level` askers in this process, who send for the Users of [`add_users`].
+pub(crate) async fn ask(cluster: &Cluster, level: usize) -> anyhow::Result<Asked> {
+    let users: Arc<[UserId]> =
+        cluster.read(|state| state.users(None, None, USERS).iter().map(|user| user.id).collect());
+    let askers = (0..level).map(|_| Sender { cluster: cluster.clone(), users: Arc::clone(&users) }).collect();
+    asker::measure(askers, &["self".to_owned()]).await
 }
 
 /// Users with a limit on every window that is never reached.
-async fn add_users(cluster: &Cluster) -> anyhow::Result<Vec<UserId>> {
+pub(crate) async fn add_users(cluster: &Cluster) -> anyhow::Result<()> {
     let domain = DomainName::new("example.com")?;
     cluster.propose(Command::DomainAdd { name: domain.clone(), patch: DomainPatch::default() }).await?;
     let limits = ["minute", "hour", "day", "week", "month"].map(|window| format!("limit_per_{window}=1000000000"));
@@ -46,18 +53,8 @@ async fn add_users(cluster: &Cluster) -> anyhow::Result<Vec<UserId>> {
     else {
         bail!("a batch was answered with another outcome");
     };
-    let id = |outcome: Outcome| match outcome {
-        Outcome::UserAdded(id) => Ok(id),
-        other @ (Outcome::Done
-        | Outcome::Batch(_)
-        | Outcome::Admission(_)
-        | Outcome::Imported(_)
-        | Outcome::Lock(_)
-        | Outcome::AuthFailure { .. }
-        | Outcome::Joined(_)
-        | Outcome::Refused(_)) => bail!("a user was not added: {other:?}"),
-    };
-    outcomes.into_iter().map(id).collect()
+    let refused = outcomes.iter().find(|outcome| !matches!(outcome, Outcome::UserAdded(_)));
+    refused.map_or(Ok(()), |refused| bail!("a user was not added: {refused:?}"))
 }
 
 impl Asker for Sender {

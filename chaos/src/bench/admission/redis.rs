@@ -8,9 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use super::{Asker, USERS, measure as measure_askers};
+use super::USERS;
+use super::asker::{self, Asked, Asker};
 use crate::machine::free_port;
-use crate::report::Sample;
 
 /// Sixty buckets for each of minute, hour, day, week and 30 days; nothing is charged where any window is full.
 const SCRIPT: &str = "local now = tonumber(ARGV[1])
@@ -33,7 +33,7 @@ struct Connection {
     script: String,
 }
 
-pub(crate) async fn measure(level: usize) -> anyhow::Result<Sample> {
+pub(super) async fn measure(level: usize) -> anyhow::Result<Asked> {
     let directory = tempfile::tempdir()?;
     let port = free_port()?.to_string();
     let mut server = Command::new("redis-server")
@@ -53,9 +53,9 @@ pub(crate) async fn measure(level: usize) -> anyhow::Result<Sample> {
         askers.push(Connection { stream: connect(&port, &mut server).await?, script: script.clone() });
     }
     let pid = server.id().context("redis has ended")?.to_string();
-    let sample = measure_askers(askers, &pid).await;
+    let asked = asker::measure(askers, &[pid]).await;
     server.kill().await?;
-    sample
+    asked
 }
 
 async fn connect(port: &str, server: &mut Child) -> anyhow::Result<TcpStream> {

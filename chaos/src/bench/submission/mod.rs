@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::machine;
-use crate::report::{Report, Row, Sample, percentile_ms};
+use crate::report::{Report, Row, Sample};
 
 use load::Load;
 use sink::Sink;
@@ -96,15 +96,8 @@ async fn measure(shape: Shape, start: fn(SocketAddr) -> Result<Server>) -> Resul
     ensure!(done.refused == 0, "{} messages were refused, the first: {}", done.refused, done.first_refusal);
     sink.wait(WARM_UP + shape.messages, DELIVERY_PATIENCE).await?;
     let (seconds, cpu) = (started.elapsed().as_secs_f64(), machine::tree_cpu_seconds(server.pid) - cpu_before);
-    let count = f64::from(u32::try_from(shape.messages)?);
     done.latencies.sort_unstable();
-    Ok(Sample {
-        per_second: count / seconds,
-        p50_ms: percentile_ms(&done.latencies, 50),
-        p99_ms: percentile_ms(&done.latencies, 99),
-        cpu_us_each: cpu * 1e6 / count,
-        load_average,
-    })
+    Ok(Sample::of(&done.latencies, seconds, cpu, load_average))
 }
 
 impl Shape {
