@@ -10,7 +10,7 @@ use crate::support::client::{Client, letter};
 use crate::support::cluster::TestCluster;
 use crate::support::node::{PASSWORD, TestNode, outgate};
 use crate::support::sink::Sink;
-use crate::support::{wait_at_most, wait_for};
+use crate::support::{peer, wait_at_most, wait_for};
 
 const ALICE: &str = "alice@demo.test";
 const BOB: &str = "bob@example.net";
@@ -158,6 +158,45 @@ fn without_a_majority_tcp_is_refused_and_mail_comes_back_by_itself() {
     assert_eq!(write(&mut cluster.nodes[left].login(ALICE), "with a majority").code, 250);
     cluster.nodes[others[1]].restart();
     sink.wait(1);
+}
+
+/// The machine of one node is two hours ahead: its limits and those of the others end no earlier, even when it leads.
+#[test]
+fn a_wrong_clock_moves_no_window_even_at_the_leader() {
+    let Some(library) = peer::faketime() else { return };
+    let sink = Sink::start();
+    let mut cluster = TestCluster::with_alice(&sink);
+    cluster.nodes[0].ok(&["user", "set", ALICE, "limit_per_hour=3"]);
+    for number in 0..3 {
+        assert_eq!(write(&mut cluster.nodes[0].login(ALICE), &format!("{number}")).code, 250);
+    }
+    let wrong = (cluster.leader() + 1) % 3;
+    let node = &mut cluster.nodes[wrong];
+    node.environment = [("LD_PRELOAD", library.as_str()), ("FAKETIME", "+2h"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")]
+        .map(|(name, value)| (name, value.to_owned()))
+        .to_vec();
+    node.restart();
+    for _ in 0..20 {
+        let leader = cluster.leader();
+        if leader == wrong {
+            break;
+        }
+        // One that is back at once would go on leading; and each life draws its patience with a silent leader anew.
+        cluster.nodes[wrong].restart();
+        cluster.nodes[leader].kill();
+        wait_for("another leader", || (cluster.leader() != leader).then_some(()));
+        cluster.nodes[leader].restart();
+    }
+    assert_eq!(cluster.leader(), wrong, "the node with the wrong clock never led");
+    let status = cluster.nodes[(wrong + 1) % 3].cluster_status().unwrap();
+    let ahead_ms = status["nodes"][wrong]["clock_offset_ms"].as_i64().unwrap();
+    assert!((7_190_000..7_210_000).contains(&ahead_ms), "{status}");
+    for node in &cluster.nodes {
+        let refused = write(&mut node.login(ALICE), "one too many");
+        assert!(refused.text.starts_with("451 4.7.1 limit of 3 messages per hour reached"), "{refused:?}");
+    }
+    assert!(cluster.nodes[wrong].log().contains("this machine's clock is wrong"), "nobody said so");
+    sink.wait(3);
 }
 
 #[test]

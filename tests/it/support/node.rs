@@ -18,6 +18,8 @@ pub struct TestNode {
     directory: TempDir,
     config: PathBuf,
     process: Option<Child>,
+    /// Variables of the process from the next start on.
+    pub environment: Vec<(&'static str, String)>,
     /// Kills and restarts on other ports, as everything here takes port 0.
     pub submission: SocketAddr,
     pub submissions: SocketAddr,
@@ -62,7 +64,15 @@ impl TestNode {
         )
         .unwrap();
         let nowhere = "127.0.0.1:1".parse().unwrap();
-        Self { directory, config: file, process: None, submission: nowhere, submissions: nowhere, http: nowhere }
+        Self {
+            directory,
+            config: file,
+            process: None,
+            environment: Vec::new(),
+            submission: nowhere,
+            submissions: nowhere,
+            http: nowhere,
+        }
     }
 
     /// Starts the process (again) and waits until it takes mail.
@@ -79,6 +89,7 @@ impl TestNode {
         command
             .args(["run", "--config"])
             .arg(&self.config)
+            .envs(self.environment.iter().cloned())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .stdin(Stdio::null());

@@ -28,3 +28,11 @@ pub fn python(modules: &[&str]) -> Option<PathBuf> {
     }
     works.then_some(python)
 }
+
+/// The library that gives a process another clock.
+pub fn faketime() -> Option<String> {
+    find("faketime")?;
+    let folders = std::fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
+    let library = folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
+    Some(library.expect("faketime without its library").to_str().unwrap().to_owned())
+}
