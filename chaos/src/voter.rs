@@ -9,7 +9,7 @@ use anyhow::Context;
 use outgate_cluster::{Actor, Cluster, OpenOptions};
 use tokio::sync::mpsc;
 
-use crate::bench::voting::{add_users, ask};
+use crate::bench::voting::{add_users, ask, ask_forever, ask_once};
 
 /// Microseconds of each decision as u32, in the node's directory.
 pub(crate) const DURATIONS: &str = "durations";
@@ -63,6 +63,11 @@ async fn answer(cluster: &Cluster, line: &str, directory: &Path) -> anyhow::Resu
         }
         ("leader", _) => Ok(cluster.leader().context("no leader")?.to_string()),
         ("users", _) => add_users(cluster).await.map(|()| "added".to_owned()),
+        ("forever", level) => {
+            ask_forever(cluster, level.parse()?);
+            Ok("asking".to_owned())
+        }
+        ("once", _) => ask_once(cluster).await.map(|()| "decided".to_owned()),
         ("load", level) => {
             cluster.barrier().await?;
             let asked = ask(cluster, level.parse()?).await?;

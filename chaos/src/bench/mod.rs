@@ -2,6 +2,7 @@
 //! meets all of them.
 
 mod admission;
+mod failover;
 mod idle;
 mod process;
 mod submission;
@@ -23,6 +24,8 @@ pub(crate) enum Bench {
     Submission,
     /// Memory of ten thousand idle sessions.
     Idle,
+    /// Time without decisions after the leader of three nodes is killed.
+    Failover,
 }
 
 /// What a bench found, as a table and as JSON.
@@ -31,6 +34,7 @@ pub(crate) enum Bench {
 pub(crate) enum Found {
     Speed(Report),
     Memory(idle::Report),
+    Pause(failover::Report),
 }
 
 pub(crate) async fn run(bench: Bench, rounds: usize, nodes: usize) -> anyhow::Result<Found> {
@@ -38,6 +42,7 @@ pub(crate) async fn run(bench: Bench, rounds: usize, nodes: usize) -> anyhow::Re
         Bench::Admission => admission::run(rounds, nodes).await.map(Found::Speed),
         Bench::Submission => submission::run(rounds).await.map(Found::Speed),
         Bench::Idle => idle::run().await.map(Found::Memory),
+        Bench::Failover => failover::run().await.map(Found::Pause),
     }
 }
 
@@ -46,6 +51,7 @@ impl fmt::Display for Found {
         match self {
             Self::Speed(report) => report.fmt(f),
             Self::Memory(report) => report.fmt(f),
+            Self::Pause(report) => report.fmt(f),
         }
     }
 }

@@ -19,9 +19,10 @@ use self::nodes::{Nodes, Where};
 use crate::machine;
 use crate::report::{Report, Row, Sample};
 
-/// What a node's own process does.
+/// Three nodes, and what their processes do.
 pub(crate) mod voting {
-    pub(crate) use super::outgate::{add_users, ask};
+    pub(crate) use super::nodes::Nodes;
+    pub(crate) use super::outgate::{add_users, ask, ask_forever, ask_once};
 }
 
 const LEVELS: [usize; 4] = [1, 16, 128, 1_024];

@@ -1,7 +1,8 @@
 //! Three nodes in three processes of this very program, joined by tokens as operators join them.
 
+use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use outgate_cluster::{Cluster, OpenOptions, Token};
@@ -30,6 +31,7 @@ pub(crate) struct Nodes {
 }
 
 struct Voter {
+    address: String,
     process: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
@@ -57,7 +59,7 @@ impl Nodes {
     }
 
     pub(crate) async fn measure(mut self, level: usize, place: Where) -> anyhow::Result<Asked> {
-        let leader: usize = self.voters[0].ask("leader").await?.parse()?;
+        let leader = self.leader().await? + 1;
         let at: Vec<usize> = match place {
             Where::All => (0..NODES).collect(),
             Where::Leader => vec![leader - 1],
@@ -87,6 +89,55 @@ impl Nodes {
         Ok(Asked { durations, seconds, cpu_seconds })
     }
 
+    /// The position of the leader, as the first node says.
+    pub(crate) async fn leader(&mut self) -> anyhow::Result<usize> {
+        let id: usize = self.voters[0].ask("leader").await?.parse()?;
+        id.checked_sub(1).context("no leader")
+    }
+
+    /// Askers at every node from now on.
+    pub(crate) async fn keep_busy(&mut self, askers: usize) -> anyhow::Result<()> {
+        for voter in &mut self.voters {
+            voter.ask(&format!("forever {askers}")).await?;
+        }
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub(crate) async fn kill(&mut self, at: usize) -> anyhow::Result<()> {
+        Ok(self.voters[at].process.kill().await?)
+    }
+
+    /// When the first of the others has had something decided that was asked for now.
+    pub(crate) async fn first_decision_without(&mut self, killed: usize) -> anyhow::Result<Instant> {
+        let mut others: Vec<&mut Voter> =
+            self.voters.iter_mut().enumerate().filter(|(at, _)| *at != killed).map(|(_, voter)| voter).collect();
+        let [one, other] = others.as_mut_slice() else { anyhow::bail!("two are left of three") };
+        one.say("once").await?;
+        other.say("once").await?;
+        // Both are heard, so that no answer is left for the next question.
+        let first = tokio::select! {
+            answer = one.hear() => answer.map(|_| true),
+            answer = other.hear() => answer.map(|_| false),
+        }?;
+        let decided = Instant::now();
+        if first {
+            other.hear().await?
+        } else {
+            one.hear().await?
+        };
+        Ok(decided)
+    }
+
+    /// Starts a killed node again and waits until all are ready.
+    pub(crate) async fn restart(&mut self, at: usize, askers: usize) -> anyhow::Result<()> {
+        self.voters[at].restart()?;
+        for voter in &mut self.voters {
+            voter.ask("ready").await?;
+        }
+        self.voters[at].ask(&format!("forever {askers}")).await.map(drop)
+    }
+
     async fn cpu_seconds(&mut self) -> anyhow::Result<f64> {
         let pids = self.voters.iter().filter_map(|voter| voter.process.id());
         Ok(pids.map(|pid| crate::machine::cpu_seconds(&pid.to_string())).sum())
@@ -99,18 +150,14 @@ fn address() -> anyhow::Result<String> {
 
 impl Voter {
     fn start(directory: TempDir, address: &str) -> anyhow::Result<Self> {
-        let mut process = Command::new(std::env::current_exe()?)
-            .args(["voter", "--listen", address, "--directory"])
-            .arg(directory.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let input = process.stdin.take().context("no input")?;
-        let output = BufReader::new(process.stdout.take().context("no output")?).lines();
-        Ok(Self { process, input, output, directory })
+        let (process, input, output) = spawn(directory.path(), address)?;
+        Ok(Self { address: address.to_owned(), process, input, output, directory })
     }
 
+    fn restart(&mut self) -> anyhow::Result<()> {
+        (self.process, self.input, self.output) = spawn(self.directory.path(), &self.address)?;
+        Ok(())
+    }
     async fn say(&mut self, line: &str) -> anyhow::Result<()> {
         self.input.write_all(format!("{line}\n").as_bytes()).await?;
         Ok(self.input.flush().await?)
@@ -137,4 +184,19 @@ impl Voter {
             .extend(bytes.as_chunks().0.iter().map(|micros| Duration::from_micros(u32::from_le_bytes(*micros).into())));
         Ok((seconds.parse()?, cpu.parse()?))
     }
+}
+
+type Running = (Child, ChildStdin, Lines<BufReader<ChildStdout>>);
+
+fn spawn(directory: &Path, address: &str) -> anyhow::Result<Running> {
+    let mut process = Command::new(std::env::current_exe()?)
+        .args(["voter", "--listen", address, "--directory"])
+        .arg(directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let input = process.stdin.take().context("no input")?;
+    let output = BufReader::new(process.stdout.take().context("no output")?).lines();
+    Ok((process, input, output))
 }

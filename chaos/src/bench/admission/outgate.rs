@@ -13,6 +13,9 @@ use outgate_cluster::{
 use super::USERS;
 use super::asker::{self, Asked, Asker};
 
+/// As a client would wait that was told 451, only shorter.
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
+
 struct Sender {
     cluster: Cluster,
     users: Arc<[UserId]>,
@@ -29,12 +32,37 @@ pub(super) async fn measure(level: usize) -> anyhow::Result<Asked> {
     asked
 }
 
-/// `level` askers in this process, who send for the Users of [`add_users`].
-pub(crate) async fn ask(cluster: &Cluster, level: usize) -> anyhow::Result<Asked> {
+/// `level` askers in this process, until it ends; what fails is asked again.
+pub(crate) fn ask_forever(cluster: &Cluster, level: usize) {
+    for mut sender in senders(cluster, level) {
+        tokio::spawn(async move {
+            for number in 0.. {
+                if sender.ask(number).await.is_err() {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+            }
+        });
+    }
+}
+
+/// One decision, however often it must be asked for.
+pub(crate) async fn ask_once(cluster: &Cluster) -> anyhow::Result<()> {
+    let mut sender = senders(cluster, 1).pop().context("no sender")?;
+    while sender.ask(0).await.is_err() {
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+    Ok(())
+}
+
+fn senders(cluster: &Cluster, level: usize) -> Vec<Sender> {
     let users: Arc<[UserId]> =
         cluster.read(|state| state.users(None, None, USERS).iter().map(|user| user.id).collect());
-    let askers = (0..level).map(|_| Sender { cluster: cluster.clone(), users: Arc::clone(&users) }).collect();
-    asker::measure(askers, &["self".to_owned()]).await
+    (0..level).map(|_| Sender { cluster: cluster.clone(), users: Arc::clone(&users) }).collect()
+}
+
+/// `level` askers in this process, who send for the Users of [`add_users`].
+pub(crate) async fn ask(cluster: &Cluster, level: usize) -> anyhow::Result<Asked> {
+    asker::measure(senders(cluster, level), &["self".to_owned()]).await
 }
 
 /// Users with a limit on every window that is never reached.
