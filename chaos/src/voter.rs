@@ -64,6 +64,7 @@ async fn answer(cluster: &Cluster, line: &str, directory: &Path) -> anyhow::Resu
         ("leader", _) => Ok(cluster.leader().context("no leader")?.to_string()),
         ("users", _) => add_users(cluster).await.map(|()| "added".to_owned()),
         ("forever", level) => {
+            cluster.barrier().await?;
             ask_forever(cluster, level.parse()?);
             Ok("asking".to_owned())
         }
