@@ -116,6 +116,10 @@ fn a_deferred_message_is_tried_again_and_can_be_steered() {
     node.ok(&["queue", "freeze", &id]);
     assert_eq!(node.json(&["queue", "show", &id])["frozen"], true);
     sink.script(|_| None);
+    let refused = node.cli(&["queue", "retry", &id]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && told.contains(&format!("{id} is frozen: thaw it first")), "{told}");
+    assert_eq!(node.json(&["queue", "show", &id])["frozen"], true);
     node.ok(&["queue", "thaw", &id]);
     // The thaw may have begun the attempt already.
     node.cli(&["queue", "retry", &id]);
