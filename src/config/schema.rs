@@ -87,6 +87,7 @@ pub(super) const KEYS: &[Key] = &[
     key("delivery", "port", Kind::Integer { min: 1, max: 65_535 }),
     key("delivery", "helo", Kind::Hostname),
     key("delivery", "local_addresses", Kind::Flag),
+    key("delivery", "eight_bit_strict", Kind::Flag),
     key("delivery", "source", Kind::Ip),
     key("delivery", "connections_max", COUNT),
     key("delivery", "connections_per_host_max", COUNT),
