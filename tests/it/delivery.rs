@@ -96,6 +96,7 @@ fn refused_recipients_bounce_and_the_others_get_theirs() {
         "Status: 5.1.1",
         "550 5.1.1 no such user",
         "text/rfc822-headers",
+        "Content-Type: message/delivery-status\r\nContent-Transfer-Encoding: 7bit\r\n",
     ] {
         assert!(text.to_lowercase().contains(&part.to_lowercase()), "`{part}` in\n{text}");
     }
