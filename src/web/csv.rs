@@ -37,11 +37,9 @@ pub struct Fault {
     pub reason: String,
 }
 
-/// The file as a whole cannot be read as lines: nothing of it can be trusted.
+/// Nothing of the file is taken.
 #[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
 pub enum CsvError {
-    #[error("line {0}: a quote that is opened here is never closed")]
-    Quote(u64),
     #[error("the file has more than {MAX_LINES} lines: split it")]
     TooManyLines,
 }
@@ -53,7 +51,9 @@ pub const MAX_LINES: usize = 1_000_000;
 pub fn parse(bytes: &[u8]) -> Result<(Vec<Row>, Vec<Fault>), CsvError> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let (mut rows, mut faults) = (Vec::new(), Vec::new());
-    for (at, record) in records(bytes)?.into_iter().enumerate() {
+    let (records, unclosed) = records(bytes)?;
+    faults.extend(unclosed);
+    for (at, record) in records.into_iter().enumerate() {
         if at == 0 && record.is_header() {
             continue;
         }
@@ -132,8 +132,9 @@ enum At {
     Quote,
 }
 
-/// Splits at line ends (LF, CRLF or CR) and commas that are not within quotes.
-fn records(bytes: &[u8]) -> Result<Vec<Record>, CsvError> {
+/// Splits at line ends (LF, CRLF or CR) and commas that are not within quotes. A quote without end takes all that follows
+/// it with it: what stands before its line is read, and the quote is the fault beside.
+fn records(bytes: &[u8]) -> Result<(Vec<Record>, Option<Fault>), CsvError> {
     let (mut at, mut line, mut opened) = (At::FieldStart, 1, 1);
     let (mut records, mut field) = (Vec::new(), Vec::new());
     let mut record = Record { line, ..Record::default() };
@@ -178,7 +179,12 @@ fn records(bytes: &[u8]) -> Result<Vec<Record>, CsvError> {
             }
         };
     }
-    if at == At::Quoted { Err(CsvError::Quote(opened)) } else { Ok(records) }
+    let unclosed = (at == At::Quoted).then(|| Fault {
+        line: opened,
+        column: COLUMNS[record.width.min(COLUMNS.len() - 1)],
+        reason: "a quote that is opened here is never closed: no line from here on is taken".to_owned(),
+    });
+    Ok((records, unclosed))
 }
 
 /// The line end that the last line lacks.
@@ -321,9 +327,15 @@ mod tests {
     }
 
     #[test]
-    fn only_a_quote_without_end_stops_the_whole_file() {
-        assert_eq!(parse(b"a,example.com,x\n\"b,example.com,x\nc,example.com,x\n"), Err(CsvError::Quote(2)));
-        assert_eq!(parse(b"a,example.com,x\r\nb,example.com,\"x\r\n"), Err(CsvError::Quote(2)));
+    fn a_quote_without_end_spares_what_stands_before_it() {
+        for (text, column) in [
+            ("a,example.com,x\n\"b,example.com,x\nc,example.com,x\n", "user"),
+            ("a,example.com,x\r\nb,\"example.com,x\r\n", "domain"),
+            ("a,example.com,x\r\nb,example.com,\"x\r\n", "password"),
+            ("a,example.com,x\nb,example.com,x,\"y\n", "password"),
+        ] {
+            assert_eq!((logins(text), faults(text)), (vec!["a@example.com".to_owned()], vec![(2, column)]), "{text:?}");
+        }
     }
 
     #[test]

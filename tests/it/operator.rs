@@ -216,6 +216,27 @@ fn an_import_takes_the_good_lines_and_names_every_bad_one() {
 }
 
 #[test]
+fn a_quote_without_end_spares_the_lines_before_it() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    let file = node.path().join("users.csv");
+    fs::write(&file, "carol,demo.test,pw\nx y,demo.test,pw\ndave,demo.test,\"pw\nerin,demo.test,pw\n").unwrap();
+    let import = |more: &[&str]| {
+        let output = node.cli(&[&["user", "import", file.to_str().unwrap(), "--output", "csv"], more].concat());
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    for (way, code) in [(&["--strict"][..], 2), (&[], 1)] {
+        let (exit, faults) = import(way);
+        assert_eq!(exit, Some(code), "{faults}");
+        for start in ["2,user,", "3,password,a quote that is opened here is never closed"] {
+            assert!(faults.lines().any(|line| line.starts_with(start)), "{way:?}: {start} in {faults}");
+        }
+        let users = node.ok(&["user", "list"]);
+        assert_eq!((users.contains("carol"), users.contains("erin")), (way.is_empty(), false), "{way:?}: {users}");
+    }
+}
+
+#[test]
 fn wrong_questions_are_exit_code_2_with_words() {
     let sink = Sink::start();
     let node = TestNode::with_alice(&sink);

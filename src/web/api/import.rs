@@ -1,7 +1,8 @@
 //! `/import/users` and `/export/users`: users as CSV.
 //!
-//! Every line is checked before anything changes. A file whose lines cannot be told apart is refused as a
-//! whole (400). Otherwise all lines that are fine are taken in one step, or with `strict` none where one is not (409).
+//! Every line is checked before anything changes. All lines that are fine are taken in one step, or with `strict` none
+//! where one is not (409). From a quote that is never closed on, no line is fine. A file of too many lines is refused as a
+//! whole (400).
 
 use std::collections::BTreeSet;
 
