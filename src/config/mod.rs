@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, load};
-pub(crate) use schema::is_host_port;
+pub(crate) use schema::{is_host_port, is_hostname};
 
 /// One node's file, `outgate.toml`. Every key has a default; `config/outgate.toml` shows them all.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]

@@ -261,7 +261,7 @@ fn network_fault(list: &[Value]) -> Option<String> {
     })
 }
 
-pub(super) fn is_hostname(text: &str) -> bool {
+pub(crate) fn is_hostname(text: &str) -> bool {
     let label_ok = |label: &str| {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')

@@ -237,6 +237,25 @@ fn a_quote_without_end_spares_the_lines_before_it() {
 }
 
 #[test]
+fn what_is_refused_makes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let data = data.to_str().unwrap();
+    let place = ["--cluster", "127.0.0.1:7587", "--hostname", "bad host", "--data", data];
+    assert_wrong_input(&outgate(&[&["init"][..], &place].concat()), &["--hostname", "`bad host`"]);
+    let join = ["join", "127.0.0.1:9", "--token", "x"];
+    assert_wrong_input(&outgate(&[&join[..], &place].concat()), &["--hostname", "`bad host`"]);
+    assert!(!fs::exists(data).unwrap());
+    assert!(outgate(&["init", "--data", data, "--hostname", "mx.demo.test"]).status.success());
+    let names = || fs::read_dir(data).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    let before = names();
+    let dev = outgate(&["dev", "--data", data, "--nodes", "0"]);
+    assert_wrong_input(&dev, &["--nodes"]);
+    assert_wrong_input(&outgate(&["dev", "--data", data]), &[data, "holds a node"]);
+    assert_eq!(names(), before);
+}
+
+#[test]
 fn wrong_questions_are_exit_code_2_with_words() {
     let sink = Sink::start();
     let node = TestNode::with_alice(&sink);
