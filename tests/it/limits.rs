@@ -165,6 +165,27 @@ fn spam_is_refused_held_and_charged_to_no_window() {
 }
 
 #[test]
+fn a_release_stands_in_the_log_before_its_delivery() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    node.ok(&["user", "set", ALICE, "automatic_lock=false"]);
+    let mut client = node.login(ALICE);
+    for n in 0..3 {
+        let subject = format!("win {n}");
+        assert_eq!(client.mail(ALICE, "bob@example.net", &letter(ALICE, "bob@example.net", &subject, GTUBE)).code, 550);
+        let id = node.json(&["quarantine", "list"])[0]["id"].as_str().unwrap().to_owned();
+        node.ok(&["quarantine", "release", &id]);
+        let journey = crate::support::wait_for("the end of the journey", || {
+            let log = node.json(&["log", "search", "--id", &id]);
+            let of = |record: &serde_json::Value| record["event"]["status"].as_str().unwrap().to_owned();
+            let statuses: Vec<_> = log.as_array().unwrap().iter().map(of).collect();
+            (statuses.len() == 3).then_some(statuses)
+        });
+        assert_eq!(journey, ["quarantined", "released", "delivered"], "{n}");
+    }
+}
+
+#[test]
 fn accepted_quarantine_answers_250_and_delivers_nothing() {
     let sink = Sink::start();
     let node = TestNode::with_alice(&sink);
