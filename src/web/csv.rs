@@ -219,6 +219,10 @@ fn login(user: &str, domain: &DomainName) -> Result<Login, String> {
     if user.is_empty() {
         return Ok(Login::Domain(domain.clone()));
     }
+    if looks_like_network(user) && !is_network(user) {
+        let user = excerpt(user);
+        return Err(format!("`{user}` is no IP address or range; if it is a mailbox, write {user}@{domain}"));
+    }
     let whole = if is_network(user) || user.contains('@') { user.to_owned() } else { format!("{user}@{domain}") };
     let login: Login = whole.parse().map_err(|error: outgate_cluster::NameError| about(error, &whole))?;
     match &login {
@@ -235,6 +239,14 @@ fn login(user: &str, domain: &DomainName) -> Result<Login, String> {
 fn is_network(user: &str) -> bool {
     let address = user.split_once('/').map_or(user, |(address, _)| address);
     address.parse::<std::net::IpAddr>().is_ok()
+}
+
+/// Digits in groups, with or without a prefix length: who writes that means no mailbox.
+fn looks_like_network(user: &str) -> bool {
+    let address = user.split_once('/').map_or(user, |(address, _)| address);
+    let is_v6 = address.contains(':');
+    let fits = |c: char| c == '.' || c == ':' || c.is_ascii_digit() || (is_v6 && c.is_ascii_hexdigit());
+    (is_v6 || address.contains('.')) && address.chars().all(fits)
 }
 
 /// Of equal logins only the first is taken.
@@ -295,6 +307,18 @@ mod tests {
                 (9, "domain")
             ]
         );
+    }
+
+    #[test]
+    fn what_looks_like_an_address_and_is_none_is_no_mailbox() {
+        for user in ["300.1.2.3/24", "300.1.2.3", "10.0.0/8", "192.0.2.", "fe80:::1"] {
+            let (rows, faults) = parse(format!("{user},demo.test,\n").as_bytes()).unwrap();
+            assert!(rows.is_empty() && faults.len() == 1, "{user}");
+            let Fault { column, reason, .. } = &faults[0];
+            assert!(*column == "user" && reason.contains("no IP address or range"), "{user}: {reason}");
+        }
+        let text = "12345,demo.test,pw\na.1,demo.test,pw\n12.34@demo.test,demo.test,pw\n";
+        assert_eq!(logins(text), ["12345@demo.test", "a.1@demo.test", "12.34@demo.test"]);
     }
 
     #[test]
