@@ -256,6 +256,16 @@ fn what_is_refused_makes_nothing() {
 }
 
 #[test]
+fn settings_without_effect_say_so() {
+    let node = TestNode::start("");
+    let table = node.json(&["settings", "show"]);
+    for key in ["bounce_tagging", "delivery_pool", "notify_admin"] {
+        let row = table.as_array().unwrap().iter().find(|row| row["key"] == key).unwrap();
+        assert!(row["help"].as_str().unwrap().contains("has no effect yet"), "{row}");
+    }
+}
+
+#[test]
 fn wrong_questions_are_exit_code_2_with_words() {
     let sink = Sink::start();
     let node = TestNode::with_alice(&sink);
