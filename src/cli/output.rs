@@ -68,6 +68,14 @@ pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
+/// Beside the answer, on stderr.
+pub(super) fn remark(text: &str) -> Result<(), Failure> {
+    match writeln!(std::io::stderr(), "outgate: {text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::failed(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 fn json(value: &Value) -> Result<(), Failure> {
     print(&format!("{value:#}\n"))
 }

@@ -256,6 +256,20 @@ fn what_is_refused_makes_nothing() {
 }
 
 #[test]
+fn an_export_tells_of_disabled_users() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    let export = || {
+        let output = node.cli(&["user", "export"]);
+        assert!(output.status.success() && String::from_utf8(output.stdout).unwrap().contains("alice,demo.test"));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(export(), "");
+    node.ok(&["user", "disable", ALICE]);
+    assert_eq!(export(), "outgate: 1 of these users is disabled, and an import would enable it\n");
+}
+
+#[test]
 fn settings_without_effect_say_so() {
     let node = TestNode::start("");
     let table = node.json(&["settings", "show"]);
