@@ -47,6 +47,7 @@ pub struct Node {
     pub http: SocketAddr,
     pub control_socket: PathBuf,
     listeners: Arc<Listeners>,
+    listening: Arc<AtomicBool>,
     servers: web::Servers,
     tls: ServerTls,
     tasks: Vec<JoinHandle<()>>,
@@ -69,7 +70,7 @@ impl Node {
         line.queue.start();
         tracing::info!(submission = ?listeners.addresses(), http = %servers.http, "started");
         let tasks = vec![
-            tokio::spawn(take_mail(line.clone(), listeners.clone(), listening, undecided)),
+            tokio::spawn(take_mail(line.clone(), listeners.clone(), listening.clone(), undecided)),
             tokio::spawn(expire_quarantine(line.quarantine.clone(), line.maillog.clone())),
         ];
         Ok(Self {
@@ -78,6 +79,7 @@ impl Node {
             control_socket: servers.control_socket.clone(),
             line,
             listeners,
+            listening,
             servers,
             tls,
             tasks,
@@ -102,6 +104,7 @@ impl Node {
         for task in &self.tasks {
             task.abort();
         }
+        self.listening.store(false, Ordering::Relaxed);
         self.listeners.shutdown().await;
         self.servers.shutdown().await;
         self.line.queue.shutdown().await;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::http::{Method, Request, StatusCode, header};
+use axum::http::{Method, Request, Response, StatusCode, header};
 use clap::Args;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -99,13 +99,19 @@ impl Client {
 
     /// Bytes as they are: a message or CSV.
     pub(super) async fn download(&self, path: &str) -> Result<Bytes, Failure> {
-        let (status, bytes) = self.send(Method::GET, path, Bytes::new(), "application/json", ANSWER_TIMEOUT).await?;
-        if status.is_success() { Ok(bytes) } else { Err(refused(status, &bytes)) }
+        self.fetch(path).await.map(Response::into_body)
+    }
+
+    /// The same with its headers.
+    pub(super) async fn fetch(&self, path: &str) -> Result<Response<Bytes>, Failure> {
+        let answer = self.send(Method::GET, path, Bytes::new(), "application/json", ANSWER_TIMEOUT).await?;
+        if answer.status().is_success() { Ok(answer) } else { Err(refused(answer.status(), answer.body())) }
     }
 
     /// Sends CSV; the answer is JSON, with a conflict (409) as well.
     pub(super) async fn upload(&self, path: &str, csv: Vec<u8>) -> Result<(StatusCode, Value), Failure> {
-        let (status, bytes) = self.send(Method::POST, path, csv.into(), "text/csv", LONG_ANSWER_TIMEOUT).await?;
+        let answer = self.send(Method::POST, path, csv.into(), "text/csv", LONG_ANSWER_TIMEOUT).await?;
+        let (status, bytes) = (answer.status(), answer.into_body());
         if status.is_success() || status == StatusCode::CONFLICT {
             Ok((status, parse(&bytes)?))
         } else {
@@ -115,7 +121,8 @@ impl Client {
 
     async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
-        let (status, bytes) = self.send(method, path, body, "application/json", ANSWER_TIMEOUT).await?;
+        let answer = self.send(method, path, body, "application/json", ANSWER_TIMEOUT).await?;
+        let (status, bytes) = (answer.status(), answer.into_body());
         if !status.is_success() {
             return Err(refused(status, &bytes));
         }
@@ -129,7 +136,7 @@ impl Client {
         body: Bytes,
         kind: &str,
         patience: Duration,
-    ) -> Result<(StatusCode, Bytes), Failure> {
+    ) -> Result<Response<Bytes>, Failure> {
         let name = path.split('?').next().unwrap_or_default();
         if name.ends_with('/') || name.contains("//") {
             return Err(Failure::wrong("a name is empty: give a login, a domain, an address or a message id"));
@@ -154,9 +161,9 @@ impl Client {
                 .body(Body::from(body))
                 .map_err(|error| Failure::wrong(format!("cannot ask for {path}: {error}")))?;
             let answer = sender.send_request(request).await.map_err(|error| gone(&error))?;
-            let status = answer.status();
-            let bytes = to_bytes(Body::new(answer.into_body()), ANSWER_MAX).await.map_err(|error| gone(&error))?;
-            Ok((status, bytes))
+            let (head, body) = answer.into_parts();
+            let bytes = to_bytes(Body::new(body), ANSWER_MAX).await.map_err(|error| gone(&error))?;
+            Ok(Response::from_parts(head, bytes))
         };
         let late =
             |_| Failure::failed(format!("the node behind {socket} did not answer within {} s", patience.as_secs()));

@@ -10,7 +10,7 @@ use super::Outcome;
 use super::client::block_on;
 use super::failure::Failure;
 use super::output::print;
-use crate::config::{NodeConfig, is_host_port};
+use crate::config::{NodeConfig, is_host_port, is_hostname};
 
 /// Where nodes listen to each other, if nothing else is said.
 pub(super) const CLUSTER_PORT: u16 = 7587;
@@ -34,6 +34,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn execute(args: &Args) -> Outcome {
+    check_hostname(args.hostname.as_deref())?;
     let node = NodeConfig { hostname: args.hostname.clone().unwrap_or_default(), ..NodeConfig::default() };
     let advertise = args.cluster.clone().unwrap_or_else(|| format!("{}:{CLUSTER_PORT}", node.effective_hostname()));
     check_address(&advertise)?;
@@ -47,6 +48,14 @@ pub(super) fn execute(args: &Args) -> Outcome {
         writeln!(text, "  outgate join {advertise} --token {token}").map_err(Failure::failed)?;
     }
     print(&text)
+}
+
+/// Empty is this machine's, as in the configuration.
+pub(super) fn check_hostname(given: Option<&str>) -> Outcome {
+    match given.filter(|name| !name.is_empty() && !is_hostname(name)) {
+        None => Ok(()),
+        Some(name) => Err(Failure::wrong(format!("--hostname `{name}`: give a host name such as mx1.example.com"))),
+    }
 }
 
 pub(super) fn check_address(text: &str) -> Outcome {

@@ -9,7 +9,8 @@ use super::Outcome;
 use super::client::block_on;
 use super::failure::Failure;
 use super::init::{
-    CLUSTER_PORT, absolute, check_address, cluster_options, config_path, make_directory, not_made, write_config,
+    CLUSTER_PORT, absolute, check_address, check_hostname, cluster_options, config_path, make_directory, not_made,
+    write_config,
 };
 use super::output::print;
 
@@ -33,6 +34,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn execute(args: &Args) -> Outcome {
+    check_hostname(args.hostname.as_deref())?;
     check_member(&args.member)?;
     let advertise = match &args.cluster {
         Some(address) => address.clone(),

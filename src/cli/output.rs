@@ -68,6 +68,14 @@ pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
+/// Beside the answer, on stderr.
+pub(super) fn remark(text: &str) -> Result<(), Failure> {
+    match writeln!(std::io::stderr(), "outgate: {text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::failed(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 fn json(value: &Value) -> Result<(), Failure> {
     print(&format!("{value:#}\n"))
 }
@@ -93,9 +101,16 @@ fn table(columns: &[&str], rows: Vec<Vec<String>>) -> String {
     format!("{}\n", lines.join("\n"))
 }
 
-/// Subjects and addresses come from strangers: no control character of theirs reaches the terminal.
+/// Subjects and addresses come from strangers: no control character of theirs reaches the terminal, and none that shows
+/// text in another order than it has. Line ends and tabs are what they are.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+    let harmful = |c: char| (c.is_control() && !matches!(c, '\n' | '\t')) || is_bidi(c);
+    text.replace("\r\n", "\n").chars().map(|c| if harmful(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Embeddings, overrides and isolates of the bidirectional algorithm (UAX 9).
+const fn is_bidi(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn at<'a>(entry: &'a Value, column: &str) -> &'a Value {
@@ -160,5 +175,10 @@ mod tests {
     #[test]
     fn a_table_shows_no_control_characters() {
         assert!(!table(&["subject"], vec![vec!["a\u{1b}[2Jb".to_owned()]]).contains('\u{1b}'));
+        assert_eq!(printable("From: a\r\nTo: b\r\n\tc"), "From: a\nTo: b\n\tc", "line ends and tabs are shown as such");
+        assert_eq!(printable("a\rb"), "a\u{fffd}b", "a bare CR would overwrite its line");
+        for bidi in ['\u{202a}', '\u{202e}', '\u{2066}', '\u{2069}'] {
+            assert_eq!(printable(&format!("a{bidi}b")), "a\u{fffd}b", "nothing is shown in another order");
+        }
     }
 }

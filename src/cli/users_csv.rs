@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::Outcome;
 use super::client::{Client, Query};
 use super::failure::Failure;
-use super::output::{Output, cell, print_bytes};
+use super::output::{Output, cell, print_bytes, remark};
+use crate::web::api::DISABLED_USERS;
 
 const COLUMNS: [&str; 3] = ["line", "column", "reason"];
 
@@ -50,10 +51,17 @@ pub(super) async fn import(client: &Client, output: Output, args: &ImportArgs) -
 }
 
 pub(super) async fn export(client: &Client, output: Output, domain: Option<&str>) -> Outcome {
-    let csv = client.download(&Query::default().and("domain", domain).of("/export/users")).await?;
+    let answer = client.fetch(&Query::default().and("domain", domain).of("/export/users")).await?;
+    let csv = answer.body();
     match output {
-        Output::Table | Output::Csv => print_bytes(&csv),
-        Output::Json => output.one(&objects(&csv)?),
+        Output::Table | Output::Csv => print_bytes(csv)?,
+        Output::Json => output.one(&objects(csv)?)?,
+    }
+    let disabled = answer.headers().get(DISABLED_USERS).and_then(|count| count.to_str().ok()?.parse().ok());
+    match disabled.unwrap_or(0u64) {
+        0 => Ok(()),
+        1 => remark("1 of these users is disabled, and an import would enable it"),
+        count => remark(&format!("{count} of these users are disabled, and an import would enable them")),
     }
 }
 

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, load};
-pub(crate) use schema::is_host_port;
+pub(crate) use schema::{is_host_port, is_hostname};
 
 /// One node's file, `outgate.toml`. Every key has a default; `config/outgate.toml` shows them all.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -130,6 +130,8 @@ pub struct DeliveryConfig {
     /// Lets mail go to loopback and link-local addresses that DNS or an address literal names; a relay or a route
     /// may have one anyway.
     pub local_addresses: bool,
+    /// Whether a message with octets above 127 bounces where a hop does not offer 8BITMIME (RFC 6152 section 3).
+    pub eight_bit_strict: bool,
     /// Local address of outgoing connections.
     pub source: Option<IpAddr>,
     pub connections_max: usize,
@@ -294,6 +296,7 @@ impl Default for DeliveryConfig {
             port: 25,
             helo: String::new(),
             local_addresses: false,
+            eight_bit_strict: false,
             source: None,
             connections_max: 500,
             connections_per_host_max: 20,

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use toml::Value;
+use tracing_subscriber::EnvFilter;
 
 /// Ten years: longer periods are typing errors.
 const SECONDS_MAX: i64 = 10 * 366 * 86_400;
@@ -14,7 +15,6 @@ const BYTES_MAX: i64 = 1 << 50;
 /// What a key takes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
-    Text,
     Path,
     /// A name of RFC 1123, or nothing.
     Hostname,
@@ -33,6 +33,8 @@ pub(super) enum Kind {
     HostPort,
     /// `user:password`, or nothing.
     Credentials,
+    /// A level of the log, or a filter with several.
+    LogFilter,
 }
 
 /// One row of the table.
@@ -43,6 +45,8 @@ pub(super) struct Key {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
 }
+
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
 const SECONDS: Kind = Kind::Integer { min: 1, max: SECONDS_MAX };
 const COUNT: Kind = Kind::Integer { min: 1, max: COUNT_MAX };
@@ -87,6 +91,7 @@ pub(super) const KEYS: &[Key] = &[
     key("delivery", "port", Kind::Integer { min: 1, max: 65_535 }),
     key("delivery", "helo", Kind::Hostname),
     key("delivery", "local_addresses", Kind::Flag),
+    key("delivery", "eight_bit_strict", Kind::Flag),
     key("delivery", "source", Kind::Ip),
     key("delivery", "connections_max", COUNT),
     key("delivery", "connections_per_host_max", COUNT),
@@ -108,7 +113,7 @@ pub(super) const KEYS: &[Key] = &[
     key("maillog", "keep_days", DAYS),
     key("http", "address", Kind::Address),
     key("log", "format", Kind::Choice(&["text", "json"])),
-    key("log", "level", Kind::Text),
+    key("log", "level", Kind::LogFilter),
 ];
 
 /// The row of `section.name`.
@@ -150,7 +155,6 @@ impl Kind {
     /// What to give, for the operator.
     pub(super) fn expects(self) -> String {
         match self {
-            Self::Text => "a text".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::Hostname => "a host name such as mx1.example.com".to_owned(),
             Self::Integer { min, max } => format!("a whole number, {min}…{max}"),
@@ -163,13 +167,16 @@ impl Kind {
             Self::Choice(names) => names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(" or "),
             Self::HostPort => "host:port such as smarthost.example.com:25".to_owned(),
             Self::Credentials => "user:password".to_owned(),
+            Self::LogFilter => {
+                "error, warn, info, debug, trace, off, or a filter such as \"info,outgate::delivery=debug\"".to_owned()
+            }
         }
     }
 
     /// What is wrong with `value`; `None` = it fits.
     pub(super) fn fault(self, value: &Value) -> Option<String> {
         let fits = match (self, value) {
-            (Self::Text | Self::Path, Value::String(_)) => true,
+            (Self::Path, Value::String(_)) => true,
             (Self::Hostname, Value::String(text)) => text.is_empty() || is_hostname(text),
             (Self::Integer { min, max }, Value::Integer(number)) => (min..=max).contains(number),
             (Self::Factor, Value::Float(number)) => (1.0..=100.0).contains(number),
@@ -182,6 +189,7 @@ impl Kind {
             (Self::Credentials, Value::String(text)) => {
                 text.is_empty() || text.split_once(':').is_some_and(|(user, _)| !user.is_empty())
             }
+            (Self::LogFilter, Value::String(text)) => is_log_filter(text),
             (Self::Addresses, Value::Array(list)) => {
                 return fault_in_list(list, |text| text.parse::<SocketAddr>().is_ok());
             }
@@ -195,8 +203,7 @@ impl Kind {
     fn describe(self, value: &Value) -> String {
         match self {
             Self::Credentials => "the text does not fit".to_owned(),
-            Self::Text
-            | Self::Path
+            Self::Path
             | Self::Hostname
             | Self::Integer { .. }
             | Self::Factor
@@ -206,7 +213,8 @@ impl Kind {
             | Self::Ip
             | Self::Networks
             | Self::Choice(_)
-            | Self::HostPort => format!("{} does not fit", shown(value)),
+            | Self::HostPort
+            | Self::LogFilter => format!("{} does not fit", shown(value)),
         }
     }
 
@@ -224,14 +232,14 @@ impl Kind {
                     .map(|part| Value::String(part.to_owned()))
                     .collect(),
             ),
-            Self::Text
-            | Self::Path
+            Self::Path
             | Self::Hostname
             | Self::Address
             | Self::Ip
             | Self::Choice(_)
             | Self::HostPort
-            | Self::Credentials => as_text(),
+            | Self::Credentials
+            | Self::LogFilter => as_text(),
         }
     }
 }
@@ -260,7 +268,7 @@ fn network_fault(list: &[Value]) -> Option<String> {
     })
 }
 
-pub(super) fn is_hostname(text: &str) -> bool {
+pub(crate) fn is_hostname(text: &str) -> bool {
     let label_ok = |label: &str| {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
@@ -268,6 +276,13 @@ pub(super) fn is_hostname(text: &str) -> bool {
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
     text.len() <= 253 && text.split('.').all(label_ok)
+}
+
+/// Levels, bare or of a part. A bare word that is no level is a part's name to `EnvFilter`, which silences all others.
+fn is_log_filter(text: &str) -> bool {
+    let ends_in_level =
+        |part: &str| part.rsplit('=').next().is_some_and(|level| LEVELS.contains(&&*level.trim().to_lowercase()));
+    text.split(',').all(ends_in_level) && EnvFilter::try_new(text).is_ok()
 }
 
 /// Name, IPv4 address or bracketed IPv6 address, and a port that is not 0.

@@ -42,6 +42,9 @@ fn every_fault_is_one_line_that_tells_where_and_how_to_mend_it() {
         ("[tls]\nkey = \"a.pem\"", &["outgate.toml:2", "tls.key", "add tls.certificate"]),
         ("[node]\nhostname = \"a b\"", &["node.hostname", "host name"]),
         ("[log]\nformat = \"xml\"", &["log.format", "\"text\" or \"json\""]),
+        ("[log]\nlevel = \"loud\"", &["outgate.toml:2", "log.level", "`\"loud\"` does not fit", "debug"]),
+        ("[log]\nlevel = \"info,outgate=loud\"", &["outgate.toml:2", "log.level"]),
+        ("[log]\nlevel = \"\"", &["outgate.toml:2", "log.level"]),
         ("[cluster]\nlisten = \"7587\"", &["cluster.listen", "address:port"]),
         ("[cluster]\nadvertise = \"mx1\"", &["cluster.advertise", "host:port"]),
         ("[http]\naddress = \"8080\"", &["http.address", "address:port"]),
@@ -60,6 +63,14 @@ fn every_fault_is_one_line_that_tells_where_and_how_to_mend_it() {
         for part in *parts {
             assert!(faults[0].contains(part) && !faults[0].contains('\n'), "`{part}` in {faults:?}");
         }
+    }
+}
+
+#[test]
+fn every_level_and_every_filter_of_the_log_is_taken() {
+    for level in ["error", "WARN", "info", "debug", "trace", "off", "info,outgate::delivery=debug", "outgate=off, warn"]
+    {
+        assert_eq!(faults_of(&format!("[log]\nlevel = \"{level}\""), &[]), Vec::<String>::new(), "{level}");
     }
 }
 

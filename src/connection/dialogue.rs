@@ -38,6 +38,8 @@ pub(super) struct Dialogue {
     output: String,
     /// Until when a client may stay without a login.
     stranger_until: Instant,
+    /// Until when the line that we wait for must be there, however many pieces it comes in.
+    line_until: Option<Instant>,
     seat: Seat,
     /// Of the content that is coming in.
     pub(super) pace: Option<Pace>,
@@ -67,6 +69,7 @@ impl Dialogue {
             input: BytesMut::new(),
             output: String::new(),
             stranger_until,
+            line_until: None,
             seat,
             pace: None,
         }
@@ -92,7 +95,11 @@ impl Dialogue {
     async fn converse(&mut self) -> Result<std::convert::Infallible, End> {
         self.greet().await?;
         loop {
-            match self.session.receive(&mut self.input) {
+            let step = self.session.receive(&mut self.input);
+            if !matches!(step, Step::NeedMore) {
+                self.line_until = None;
+            }
+            match step {
                 Step::NeedMore => {
                     self.flush().await?;
                     self.read().await?;
@@ -214,15 +221,17 @@ impl Dialogue {
     async fn prepare_read(&mut self) -> Result<Instant, End> {
         self.follow_content().await?;
         let smtp = &self.shared.line.config.smtp;
-        let (room, patience_s) = match self.session.is_receiving() {
-            true => (CONTENT_ROOM, smtp.data_timeout_s),
-            false => (VERB_ROOM, smtp.verb_timeout_s),
+        let now = Instant::now();
+        let (room, mut until) = if self.session.is_receiving() {
+            (CONTENT_ROOM, now + Duration::from_secs(smtp.data_timeout_s))
+        } else {
+            let patience = Duration::from_secs(smtp.verb_timeout_s);
+            (VERB_ROOM, *self.line_until.get_or_insert(now + patience))
         };
         if room == VERB_ROOM && self.input.is_empty() && self.input.capacity() > KEPT_ROOM_MAX {
             self.input = BytesMut::new();
         }
         self.input.reserve(room);
-        let mut until = Instant::now() + Duration::from_secs(patience_s);
         if self.client.is_none() {
             until = until.min(self.stranger_until);
         }

@@ -200,6 +200,27 @@ async fn a_message_that_needs_smtputf8_bounces_where_it_is_not_offered() {
 }
 
 #[tokio::test]
+async fn eight_bits_where_they_are_not_offered_bounce_only_if_asked_to() {
+    for (offer, strict, fate) in [
+        ("250 PIPELINING", false, Fate::Delivered),
+        ("250 PIPELINING", true, Fate::Bounced),
+        ("250 8BITMIME", true, Fate::Delivered),
+    ] {
+        let sink = Sink::start(at("EHLO", reply(&format!("250-sink\r\n{offer}")))).await;
+        let mut bench = Bench::new(DeliveryConfig { eight_bit_strict: strict, ..DeliveryConfig::default() }).await;
+        let hop = route(vec![host(&sink)]);
+        let actor = bench.hop(&hop).await;
+        let mut job = bench.job(&hop, envelope("a@from.example", "b@to.example"));
+        job.message = Some(Message::new(Bytes::from_static("Subject: x\r\n\r\nGrüße\r\n".as_bytes())));
+        actor.cast(DeliveryMessage::Job(job)).unwrap();
+        let outcome = bench.outcome().await;
+        assert_eq!((outcome.0, outcome.1 == "5.6.3"), (fate, fate == Fate::Bounced), "{offer} {strict}: {outcome:?}");
+        actor.cast(DeliveryMessage::Job(bench.job(&hop, envelope("a@from.example", "b@to.example")))).unwrap();
+        assert_eq!(bench.outcome().await.0, Fate::Delivered, "seven bits need nothing");
+    }
+}
+
+#[tokio::test]
 async fn the_end_of_a_message_is_waited_for_longer_than_other_replies() {
     let slow = Say::Late(Duration::from_millis(1500), "250 2.0.0 taken\r\n".to_owned());
     let sink = Sink::start(at(".", slow)).await;

@@ -18,6 +18,8 @@ pub(super) struct Parcel<'a> {
     pub(super) recipients: &'a [usize],
     pub(super) header_section: &'a [u8],
     pub(super) size: usize,
+    /// Only a hop with 8BITMIME may get it.
+    pub(super) needs_eight_bit: bool,
     pub(super) body: CleanBody<'a>,
     /// Set when the body is begun.
     pub(super) begun: &'a AtomicBool,
@@ -56,6 +58,9 @@ fn impossible(connection: &Connection, parcel: &Parcel<'_>) -> Option<Answer> {
     let offered = &connection.extensions;
     if !offered.smtputf8 && needs_smtputf8(parcel) {
         return Some(connection.failed("5.6.7", "the next hop does not offer SMTPUTF8, which the message needs"));
+    }
+    if !offered.eight_bit_mime && parcel.needs_eight_bit {
+        return Some(connection.failed("5.6.3", "the next hop does not offer 8BITMIME, which the message needs"));
     }
     let max = offered.size_max.filter(|&max| parcel.size as u64 > max)?;
     Some(connection.failed("5.3.4", &format!("the next hop takes messages of at most {max} octets")))

@@ -98,6 +98,7 @@ impl Worker {
                 recipients,
                 header_section: message.header_section(),
                 size: message.size(),
+                needs_eight_bit: self.shared.config.delivery.eight_bit_strict && !message.bytes().is_ascii(),
                 body,
                 begun: &AtomicBool::new(false),
             };

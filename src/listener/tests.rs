@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The address of the fixture's network User.
 const USER: &str = "PROXY TCP4 192.0.2.9 127.0.0.1 40000 587\r\n";
 const STRANGER: &str = "PROXY TCP4 192.0.2.77 127.0.0.1 40000 587\r\n";
+/// May log in without TLS.
+const NEIGHBOUR: &str = "PROXY TCP4 192.0.2.78 127.0.0.1 40000 587\r\n";
 
 struct Site {
     listeners: Listeners,
@@ -40,7 +42,7 @@ async fn site_with(change: impl FnOnce(&mut SmtpConfig), patience: Patience) -> 
     let listener = |mode, proxy: &[&str]| ListenerConfig {
         address: "127.0.0.1:0".parse().unwrap(),
         mode,
-        clear_text_networks: Vec::new(),
+        clear_text_networks: vec!["192.0.2.78/32".parse().unwrap()],
         proxy_networks: proxy.iter().map(|network| network.parse().unwrap()).collect(),
     };
     let listeners = [listener(ListenerMode::Submission, &["127.0.0.0/8"]), listener(ListenerMode::Submissions, &[])];
@@ -96,6 +98,17 @@ impl Caller {
         self.hear().await
     }
 
+    /// One octet after the other, as slowly as if each were the last; what the server says to it, if anything.
+    async fn drip(&mut self, octets: &str) -> Option<String> {
+        for octet in octets.as_bytes() {
+            self.stream.get_mut().write_all(&[*octet]).await.unwrap();
+            if let Ok(line) = timeout(Duration::from_millis(150), self.hear()).await {
+                return Some(line);
+            }
+        }
+        None
+    }
+
     /// Up to the answer to `DATA`.
     async fn begin_message(&mut self) {
         self.begin_transaction().await;
@@ -137,6 +150,24 @@ async fn silence_ends_a_session_and_a_message() {
     sender.begin_message().await;
     sender.send("Subject: x\r\n").await;
     assert_eq!(sender.hear().await, "421 4.4.2 timeout, closing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_in_many_pieces_has_no_more_time_than_a_whole_one() {
+    let site = site(|smtp| smtp.verb_timeout_s = 1).await;
+    let mut caller = site.call(STRANGER).await;
+    caller.hear().await;
+    assert_eq!(caller.drip("NOO").await, None);
+    assert_eq!(caller.say("P").await, "250 2.0.0 ok");
+    assert_eq!(caller.drip("NOOP").await, None);
+    assert_eq!(caller.say("").await, "250 2.0.0 ok", "each line has its own time");
+    let timeout = Some("421 4.4.2 timeout, closing".to_owned());
+    assert_eq!(caller.drip(&"N".repeat(20)).await, timeout);
+    let mut neighbour = site.call(NEIGHBOUR).await;
+    neighbour.hear().await;
+    neighbour.say("HELO client.test").await;
+    assert!(neighbour.say("AUTH LOGIN").await.starts_with("334 "));
+    assert_eq!(neighbour.drip(&"A".repeat(20)).await, timeout, "a continuation of AUTH is a line too");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -165,6 +165,8 @@ pub enum QueueError {
     Unknown(MessageId),
     #[error("message {0} is being delivered: try again in a moment")]
     Busy(MessageId),
+    #[error("message {0} is frozen: thaw it first")]
+    Frozen(MessageId),
     #[error(transparent)]
     Spool(#[from] SpoolError),
 }
@@ -295,7 +297,7 @@ impl Queue {
         self.inner.spool.read(id).await?.ok_or(QueueError::Unknown(id))
     }
 
-    /// Attempts it now; thaws nothing.
+    /// Attempts it now, unless it is frozen.
     pub async fn retry(&self, id: MessageId) -> Result<(), QueueError> {
         self.operate(id, Operation::Retry).await
     }

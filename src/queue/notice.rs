@@ -26,10 +26,11 @@ pub(crate) fn build(
     let utf8 = sender.needs_smtputf8() || reported.iter().any(|about| !entry.recipient(about.recipient).is_ascii());
     let mut notice = Notice { text: Vec::new(), entry, reported, hostname, now_ms, utf8, id };
     notice.write(&sender, original);
+    let body = if notice.text.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
     let envelope = Envelope {
         reverse_path: ReversePath::Null,
         recipients: vec![Recipient { address: sender, notify: Notify::default(), original: None }],
-        body: Body::EightBitMime,
+        body,
         smtputf8: utf8 || !Message::new(Bytes::copy_from_slice(&notice.text)).header_section().is_ascii(),
         ret: None,
         envid: None,
@@ -65,6 +66,7 @@ impl Notice<'_> {
         let (id, host) = (self.id, self.hostname.to_owned());
         let boundary = format!("={id}=");
         let subject = self.subject();
+        let parts = self.aside(|notice| notice.parts(&boundary, original));
         self.line(&format!("Date: {}", date(self.now_ms)));
         self.line(&format!("From: Mail Delivery System <MAILER-DAEMON@{host}>"));
         self.line(&format!("To: <{sender}>"));
@@ -73,21 +75,39 @@ impl Notice<'_> {
         self.line("Auto-Submitted: auto-replied");
         self.line("MIME-Version: 1.0");
         self.line(&format!("Content-Type: multipart/report; report-type=delivery-status;\r\n boundary=\"{boundary}\""));
-        self.line("Content-Transfer-Encoding: 8bit");
-        self.line("");
-        self.part(&boundary, "text/plain; charset=utf-8");
-        self.human();
-        self.part(&boundary, if self.utf8 { "message/global-delivery-status" } else { "message/delivery-status" });
-        self.machine();
-        self.original(&boundary, original);
+        self.encoded(&parts);
+    }
+
+    fn parts(&mut self, boundary: &str, original: Option<&Message>) {
+        self.part(boundary, "text/plain; charset=utf-8", Self::human);
+        let kind = if self.utf8 { "message/global-delivery-status" } else { "message/delivery-status" };
+        self.part(boundary, kind, Self::machine);
+        if let Some(original) = original {
+            self.original(boundary, original);
+        }
         self.line(&format!("--{boundary}--"));
     }
 
-    fn part(&mut self, boundary: &str, kind: &str) {
+    fn part(&mut self, boundary: &str, kind: &str, write: impl FnOnce(&mut Self)) {
+        let content = self.aside(write);
         self.line(&format!("--{boundary}"));
         self.line(&format!("Content-Type: {kind}"));
-        self.line("Content-Transfer-Encoding: 8bit");
+        self.encoded(&content);
+    }
+
+    /// The last line of a part's header, and the part. RFC 3464 section 2.1 wants 7bit wherever it can be.
+    fn encoded(&mut self, content: &[u8]) {
+        let encoding = if content.is_ascii() { "7bit" } else { "8bit" };
+        self.line(&format!("Content-Transfer-Encoding: {encoding}"));
         self.line("");
+        self.text.extend_from_slice(content);
+    }
+
+    /// What `write` writes, apart from the text so far.
+    fn aside(&mut self, write: impl FnOnce(&mut Self)) -> Vec<u8> {
+        let before = std::mem::take(&mut self.text);
+        write(self);
+        std::mem::replace(&mut self.text, before)
     }
 
     fn has(&self, actions: &[Action]) -> bool {
@@ -171,8 +191,7 @@ impl Notice<'_> {
     }
 
     /// RET governs notices of failures; the others carry headers alone (RFC 3461 section 6.2).
-    fn original(&mut self, boundary: &str, original: Option<&Message>) {
-        let Some(original) = original else { return };
+    fn original(&mut self, boundary: &str, original: &Message) {
         let failed = self.has(&[Action::Failed, Action::Expired]);
         let full = failed
             && match self.entry.envelope.ret {
@@ -187,13 +206,14 @@ impl Notice<'_> {
             (false, true) => "text/rfc822-headers",
             (false, false) => "message/global-headers",
         };
-        self.part(boundary, kind);
         let bytes: &[u8] = if full { original.bytes() } else { original.header_section() };
-        self.text.extend_from_slice(bytes);
-        if !bytes.ends_with(b"\r\n") {
-            self.line("");
-        }
-        self.line("");
+        self.part(boundary, kind, |notice| {
+            notice.text.extend_from_slice(bytes);
+            if !bytes.ends_with(b"\r\n") {
+                notice.line("");
+            }
+            notice.line("");
+        });
     }
 }
 

@@ -36,7 +36,7 @@ impl OwnerState {
             return answer(reply, Err(QueueError::Busy(id)));
         }
         match operation {
-            // A frozen message is tried once and stays frozen.
+            Operation::Retry if entry.progress.frozen => return answer(reply, Err(QueueError::Frozen(id))),
             Operation::Retry if !self.started => return answer(reply, Err(QueueError::Busy(id))),
             Operation::Retry => {
                 self.due.remove(&(entry.progress.next_attempt_ms, id));

@@ -249,7 +249,7 @@ impl OwnerState {
 
     pub(super) async fn attempt(&mut self, id: MessageId, force: bool) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        if entry.under_way > 0 || (entry.progress.frozen && !force) {
+        if entry.under_way > 0 || entry.progress.frozen {
             return;
         }
         entry.progress.attempts += 1;

@@ -88,6 +88,8 @@ replies! {
     too_large(limit: u64) = 552 "5.3.4" "message exceeds {limit} octets";
     /// `unit` is `messages` or `recipients`, `window` `minute` … `month`.
     limit(limit: u64, unit: &str, window: &str, retry_after_s: u64) = 451 "4.7.1" "limit of {limit} {unit} per {window} reached, retry after {retry_after_s} s";
+    /// No wait helps: the message alone costs more than the limit.
+    over_limit(limit: u64, unit: &str, window: &str) = 550 "5.7.1" "limit of {limit} {unit} per {window} is less than this message needs";
     non_ascii() = 553 "5.6.7" "non-ASCII addresses need SMTPUTF8";
 
     // RCPT.

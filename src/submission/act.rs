@@ -45,6 +45,9 @@ async fn carry_out(line: &Line, incoming: &Incoming, judged: &Judged, dispositio
         }
         Disposition::Refuse(refusal) => refused(incoming, &refusal),
         Disposition::Locked { scope, response } => locked(line, incoming, judged, scope, response).await,
+        Disposition::Limit { limit, unit, window, .. } if cost(incoming, unit) > limit => {
+            Outcome::new(Reply::over_limit(limit, unit_name(unit), window.as_str()), Status::Refused)
+        }
         Disposition::Limit { limit, unit, window, retry_after_s } => {
             Outcome::new(limit_reply(limit, unit, window, retry_after_s), Status::Rejected)
         }
@@ -179,6 +182,14 @@ const fn cause_name(cause: &LockCause) -> &'static str {
 /// At MAIL by advice and at the end of DATA by decision, in the same words.
 pub(crate) fn limit_reply(limit: u64, unit: LimitUnit, window: Window, retry_after_s: u64) -> Reply {
     Reply::limit(limit, unit_name(unit), window.as_str(), retry_after_s)
+}
+
+/// What the message counts in a window, as the state counts it.
+fn cost(incoming: &Incoming, unit: LimitUnit) -> u64 {
+    match unit {
+        LimitUnit::Messages => 1,
+        LimitUnit::Recipients => u64::try_from(incoming.envelope.recipients.len()).unwrap_or(u64::MAX),
+    }
 }
 
 const fn unit_name(unit: LimitUnit) -> &'static str {

@@ -101,10 +101,12 @@ impl Directory {
         matches!(self.inner.gate(client, None), AuthGate::Blocked { .. })
     }
 
-    /// The User as it is now; `None` once removed or disabled.
+    /// The User as it is now; `None` once removed or disabled, or once the password is another than the one it gave.
     pub fn current(&self, user: &Authenticated) -> Option<Arc<UserView>> {
         let view = self.inner.cluster.read(|state| state.user_by_id(user.view.id));
-        view.filter(is_enabled).map(Arc::new)
+        let is_proven =
+            |view: &UserView| user.authentication_user.is_none() || view.password_hash == user.view.password_hash;
+        view.filter(|view| is_enabled(view) && is_proven(view)).map(Arc::new)
     }
 
     /// The largest message that the cluster's defaults allow, announced before a login.

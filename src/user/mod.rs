@@ -8,7 +8,7 @@
 //! Invariants:
 //! * Unknown, disabled and wrong answer alike and take the same way: one argon2id computation.
 //! * A password is never kept: the cache holds keyed hashes, and the key dies with the process.
-//! * A change of the User makes every cached proof of it void.
+//! * A change of the User makes every cached proof of it void, a change of its password every session that gave it.
 //! * Every wait is bounded: by a number of waiters, or by a time.
 
 mod actor;

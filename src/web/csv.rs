@@ -37,11 +37,9 @@ pub struct Fault {
     pub reason: String,
 }
 
-/// The file as a whole cannot be read as lines: nothing of it can be trusted.
+/// Nothing of the file is taken.
 #[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
 pub enum CsvError {
-    #[error("line {0}: a quote that is opened here is never closed")]
-    Quote(u64),
     #[error("the file has more than {MAX_LINES} lines: split it")]
     TooManyLines,
 }
@@ -53,7 +51,9 @@ pub const MAX_LINES: usize = 1_000_000;
 pub fn parse(bytes: &[u8]) -> Result<(Vec<Row>, Vec<Fault>), CsvError> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let (mut rows, mut faults) = (Vec::new(), Vec::new());
-    for (at, record) in records(bytes)?.into_iter().enumerate() {
+    let (records, unclosed) = records(bytes)?;
+    faults.extend(unclosed);
+    for (at, record) in records.into_iter().enumerate() {
         if at == 0 && record.is_header() {
             continue;
         }
@@ -132,8 +132,9 @@ enum At {
     Quote,
 }
 
-/// Splits at line ends (LF, CRLF or CR) and commas that are not within quotes.
-fn records(bytes: &[u8]) -> Result<Vec<Record>, CsvError> {
+/// Splits at line ends (LF, CRLF or CR) and commas that are not within quotes. A quote without end takes all that follows
+/// it with it: what stands before its line is read, and the quote is the fault beside.
+fn records(bytes: &[u8]) -> Result<(Vec<Record>, Option<Fault>), CsvError> {
     let (mut at, mut line, mut opened) = (At::FieldStart, 1, 1);
     let (mut records, mut field) = (Vec::new(), Vec::new());
     let mut record = Record { line, ..Record::default() };
@@ -178,7 +179,12 @@ fn records(bytes: &[u8]) -> Result<Vec<Record>, CsvError> {
             }
         };
     }
-    if at == At::Quoted { Err(CsvError::Quote(opened)) } else { Ok(records) }
+    let unclosed = (at == At::Quoted).then(|| Fault {
+        line: opened,
+        column: COLUMNS[record.width.min(COLUMNS.len() - 1)],
+        reason: "a quote that is opened here is never closed: no line from here on is taken".to_owned(),
+    });
+    Ok((records, unclosed))
 }
 
 /// The line end that the last line lacks.
@@ -213,6 +219,10 @@ fn login(user: &str, domain: &DomainName) -> Result<Login, String> {
     if user.is_empty() {
         return Ok(Login::Domain(domain.clone()));
     }
+    if looks_like_network(user) && !is_network(user) {
+        let user = excerpt(user);
+        return Err(format!("`{user}` is no IP address or range; if it is a mailbox, write {user}@{domain}"));
+    }
     let whole = if is_network(user) || user.contains('@') { user.to_owned() } else { format!("{user}@{domain}") };
     let login: Login = whole.parse().map_err(|error: outgate_cluster::NameError| about(error, &whole))?;
     match &login {
@@ -229,6 +239,14 @@ fn login(user: &str, domain: &DomainName) -> Result<Login, String> {
 fn is_network(user: &str) -> bool {
     let address = user.split_once('/').map_or(user, |(address, _)| address);
     address.parse::<std::net::IpAddr>().is_ok()
+}
+
+/// Digits in groups, with or without a prefix length: who writes that means no mailbox.
+fn looks_like_network(user: &str) -> bool {
+    let address = user.split_once('/').map_or(user, |(address, _)| address);
+    let is_v6 = address.contains(':');
+    let fits = |c: char| c == '.' || c == ':' || c.is_ascii_digit() || (is_v6 && c.is_ascii_hexdigit());
+    (is_v6 || address.contains('.')) && address.chars().all(fits)
 }
 
 /// Of equal logins only the first is taken.
@@ -292,6 +310,18 @@ mod tests {
     }
 
     #[test]
+    fn what_looks_like_an_address_and_is_none_is_no_mailbox() {
+        for user in ["300.1.2.3/24", "300.1.2.3", "10.0.0/8", "192.0.2.", "fe80:::1"] {
+            let (rows, faults) = parse(format!("{user},demo.test,\n").as_bytes()).unwrap();
+            assert!(rows.is_empty() && faults.len() == 1, "{user}");
+            let Fault { column, reason, .. } = &faults[0];
+            assert!(*column == "user" && reason.contains("no IP address or range"), "{user}: {reason}");
+        }
+        let text = "12345,demo.test,pw\na.1,demo.test,pw\n12.34@demo.test,demo.test,pw\n";
+        assert_eq!(logins(text), ["12345@demo.test", "a.1@demo.test", "12.34@demo.test"]);
+    }
+
+    #[test]
     fn a_line_has_the_number_that_an_editor_shows() {
         let bad = "bad one,demo.test,pw";
         for (text, line) in [
@@ -321,9 +351,15 @@ mod tests {
     }
 
     #[test]
-    fn only_a_quote_without_end_stops_the_whole_file() {
-        assert_eq!(parse(b"a,example.com,x\n\"b,example.com,x\nc,example.com,x\n"), Err(CsvError::Quote(2)));
-        assert_eq!(parse(b"a,example.com,x\r\nb,example.com,\"x\r\n"), Err(CsvError::Quote(2)));
+    fn a_quote_without_end_spares_what_stands_before_it() {
+        for (text, column) in [
+            ("a,example.com,x\n\"b,example.com,x\nc,example.com,x\n", "user"),
+            ("a,example.com,x\r\nb,\"example.com,x\r\n", "domain"),
+            ("a,example.com,x\r\nb,example.com,\"x\r\n", "password"),
+            ("a,example.com,x\nb,example.com,x,\"y\n", "password"),
+        ] {
+            assert_eq!((logins(text), faults(text)), (vec!["a@example.com".to_owned()], vec![(2, column)]), "{text:?}");
+        }
     }
 
     #[test]

@@ -96,6 +96,7 @@ fn refused_recipients_bounce_and_the_others_get_theirs() {
         "Status: 5.1.1",
         "550 5.1.1 no such user",
         "text/rfc822-headers",
+        "Content-Type: message/delivery-status\r\nContent-Transfer-Encoding: 7bit\r\n",
     ] {
         assert!(text.to_lowercase().contains(&part.to_lowercase()), "`{part}` in\n{text}");
     }
@@ -116,6 +117,10 @@ fn a_deferred_message_is_tried_again_and_can_be_steered() {
     node.ok(&["queue", "freeze", &id]);
     assert_eq!(node.json(&["queue", "show", &id])["frozen"], true);
     sink.script(|_| None);
+    let refused = node.cli(&["queue", "retry", &id]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && told.contains(&format!("{id} is frozen: thaw it first")), "{told}");
+    assert_eq!(node.json(&["queue", "show", &id])["frozen"], true);
     node.ok(&["queue", "thaw", &id]);
     // The thaw may have begun the attempt already.
     node.cli(&["queue", "retry", &id]);

@@ -99,6 +99,27 @@ fn a_message_counts_once_or_per_recipient() {
 }
 
 #[test]
+fn a_message_that_no_wait_can_help_is_refused_for_good() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    node.ok(&["user", "set", ALICE, "limit_unit=recipients", "limit_per_minute=5"]);
+    let mut client = node.login(ALICE);
+    let mut to_many = |count: usize| {
+        client.say("MAIL FROM:<alice@demo.test>");
+        for n in 0..count {
+            client.say(&format!("RCPT TO:<r{n}@example.net>"));
+        }
+        client.say("DATA");
+        client.send(format!("{}.\r\n", letter(ALICE, "r0@example.net", "many", "hello")).as_bytes());
+        client.answer().text
+    };
+    assert_eq!(to_many(8), "550 5.7.1 limit of 5 recipients per minute is less than this message needs");
+    assert!(to_many(3).starts_with("250 "), "what was refused costs nothing");
+    assert!(to_many(3).starts_with("451 4.7.1 limit of 5 recipients per minute reached"), "this one fits later");
+    assert_eq!(node.json(&["log", "search", "--status", "refused"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn different_recipients_are_limited_and_known_ones_still_pass() {
     let sink = Sink::start();
     let node = TestNode::with_alice(&sink);
@@ -141,6 +162,27 @@ fn spam_is_refused_held_and_charged_to_no_window() {
     let released = sink.wait(1);
     assert!(released[0].text().contains(GTUBE));
     assert_eq!(node.json(&["quarantine", "list"]), serde_json::json!([]));
+}
+
+#[test]
+fn a_release_stands_in_the_log_before_its_delivery() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    node.ok(&["user", "set", ALICE, "automatic_lock=false"]);
+    let mut client = node.login(ALICE);
+    for n in 0..3 {
+        let subject = format!("win {n}");
+        assert_eq!(client.mail(ALICE, "bob@example.net", &letter(ALICE, "bob@example.net", &subject, GTUBE)).code, 550);
+        let id = node.json(&["quarantine", "list"])[0]["id"].as_str().unwrap().to_owned();
+        node.ok(&["quarantine", "release", &id]);
+        let journey = crate::support::wait_for("the end of the journey", || {
+            let log = node.json(&["log", "search", "--id", &id]);
+            let of = |record: &serde_json::Value| record["event"]["status"].as_str().unwrap().to_owned();
+            let statuses: Vec<_> = log.as_array().unwrap().iter().map(of).collect();
+            (statuses.len() == 3).then_some(statuses)
+        });
+        assert_eq!(journey, ["quarantined", "released", "delivered"], "{n}");
+    }
 }
 
 #[test]

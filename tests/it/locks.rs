@@ -54,6 +54,24 @@ fn five_spam_lock_and_open_sessions_are_refused() {
 }
 
 #[test]
+fn a_new_password_ends_what_the_old_one_began() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    let (mut idle, mut busy) = (node.login(ALICE), node.login(ALICE));
+    node.ok(&["user", "set", ALICE, "limit_per_minute=50"]);
+    assert_eq!(ham(&mut idle).code, 250, "a setting ends no session");
+    busy.say("MAIL FROM:<alice@demo.test>");
+    busy.say("RCPT TO:<bob@example.net>");
+    busy.say("DATA");
+    node.ok(&["user", "password", ALICE, "--password", "a new one"]);
+    busy.send(format!("{}.\r\n", letter(ALICE, BOB, "late", "hello")).as_bytes());
+    assert_eq!(busy.answer().text, "550 5.7.1 sender not permitted");
+    assert_eq!(ham(&mut idle).text, "530 5.7.0 authentication required");
+    assert_eq!(ham(&mut Client::login(node.submission, ALICE, "a new one")).code, 250);
+    assert_eq!(sink.wait(2).len(), 2);
+}
+
+#[test]
 fn locked_responses_reject_and_discard_and_the_contact_stays_reachable() {
     let sink = Sink::start();
     let node = TestNode::with_alice(&sink);

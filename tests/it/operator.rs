@@ -216,6 +216,70 @@ fn an_import_takes_the_good_lines_and_names_every_bad_one() {
 }
 
 #[test]
+fn a_quote_without_end_spares_the_lines_before_it() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    let file = node.path().join("users.csv");
+    fs::write(&file, "carol,demo.test,pw\nx y,demo.test,pw\ndave,demo.test,\"pw\nerin,demo.test,pw\n").unwrap();
+    let import = |more: &[&str]| {
+        let output = node.cli(&[&["user", "import", file.to_str().unwrap(), "--output", "csv"], more].concat());
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    for (way, code) in [(&["--strict"][..], 2), (&[], 1)] {
+        let (exit, faults) = import(way);
+        assert_eq!(exit, Some(code), "{faults}");
+        for start in ["2,user,", "3,password,a quote that is opened here is never closed"] {
+            assert!(faults.lines().any(|line| line.starts_with(start)), "{way:?}: {start} in {faults}");
+        }
+        let users = node.ok(&["user", "list"]);
+        assert_eq!((users.contains("carol"), users.contains("erin")), (way.is_empty(), false), "{way:?}: {users}");
+    }
+}
+
+#[test]
+fn what_is_refused_makes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let data = data.to_str().unwrap();
+    let place = ["--cluster", "127.0.0.1:7587", "--hostname", "bad host", "--data", data];
+    assert_wrong_input(&outgate(&[&["init"][..], &place].concat()), &["--hostname", "`bad host`"]);
+    let join = ["join", "127.0.0.1:9", "--token", "x"];
+    assert_wrong_input(&outgate(&[&join[..], &place].concat()), &["--hostname", "`bad host`"]);
+    assert!(!fs::exists(data).unwrap());
+    assert!(outgate(&["init", "--data", data, "--hostname", "mx.demo.test"]).status.success());
+    let names = || fs::read_dir(data).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    let before = names();
+    let dev = outgate(&["dev", "--data", data, "--nodes", "0"]);
+    assert_wrong_input(&dev, &["--nodes"]);
+    assert_wrong_input(&outgate(&["dev", "--data", data]), &[data, "holds a node"]);
+    assert_eq!(names(), before);
+}
+
+#[test]
+fn an_export_tells_of_disabled_users() {
+    let sink = Sink::start();
+    let node = TestNode::with_alice(&sink);
+    let export = || {
+        let output = node.cli(&["user", "export"]);
+        assert!(output.status.success() && String::from_utf8(output.stdout).unwrap().contains("alice,demo.test"));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(export(), "");
+    node.ok(&["user", "disable", ALICE]);
+    assert_eq!(export(), "outgate: 1 of these users is disabled, and an import would enable it\n");
+}
+
+#[test]
+fn settings_without_effect_say_so() {
+    let node = TestNode::start("");
+    let table = node.json(&["settings", "show"]);
+    for key in ["bounce_tagging", "delivery_pool", "notify_admin"] {
+        let row = table.as_array().unwrap().iter().find(|row| row["key"] == key).unwrap();
+        assert!(row["help"].as_str().unwrap().contains("has no effect yet"), "{row}");
+    }
+}
+
+#[test]
 fn wrong_questions_are_exit_code_2_with_words() {
     let sink = Sink::start();
     let node = TestNode::with_alice(&sink);

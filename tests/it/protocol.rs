@@ -192,6 +192,9 @@ fn sigterm_finishes_the_open_transaction() {
     let (address, pid) = (node.submission, node.pid());
     std::process::Command::new("kill").args(["-TERM", &pid.to_string()]).status().unwrap();
     crate::support::wait_for("refused connections", || std::net::TcpStream::connect(address).is_err().then_some(()));
+    let (code, told) = node.get("/readyz");
+    assert!(code == 503 && told.contains("the listeners are closed"), "{code} {told}");
+    assert_eq!(node.json(&["status"])["ready"], false);
     client.send(format!("{}.\r\n", letter(ALICE, BOB, "late", "hello")).as_bytes());
     assert_eq!(client.answer().code, 250);
     node.restart();

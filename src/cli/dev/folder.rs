@@ -50,6 +50,12 @@ pub(super) fn default_root() -> PathBuf {
 impl Folder {
     pub(super) fn open(root: PathBuf) -> Result<Self, Failure> {
         let cannot = |error: std::io::Error| Failure::wrong(format!("cannot use {}: {error}", root.display()));
+        if root.join("cluster").join("identity").exists() {
+            let root = root.display();
+            return Err(Failure::wrong(format!(
+                "{root} holds a node that outgate dev did not make: give another --data"
+            )));
+        }
         std::fs::create_dir_all(&root).map_err(cannot)?;
         std::fs::set_permissions(&root, Permissions::from_mode(0o700)).map_err(cannot)?;
         let root = root.canonicalize().map_err(cannot)?;

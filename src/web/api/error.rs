@@ -102,7 +102,7 @@ impl From<QueueError> for ApiError {
     fn from(error: QueueError) -> Self {
         match error {
             QueueError::Unknown(_) => Self::not_found(error),
-            QueueError::Busy(_) => Self::conflict(error),
+            QueueError::Busy(_) | QueueError::Frozen(_) => Self::conflict(error),
             QueueError::Spool(_) => Self::unavailable(error),
         }
     }

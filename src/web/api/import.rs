@@ -1,7 +1,8 @@
 //! `/import/users` and `/export/users`: users as CSV.
 //!
-//! Every line is checked before anything changes. A file whose lines cannot be told apart is refused as a
-//! whole (400). Otherwise all lines that are fine are taken in one step, or with `strict` none where one is not (409).
+//! Every line is checked before anything changes. All lines that are fine are taken in one step, or with `strict` none
+//! where one is not (409). From a quote that is never closed on, no line is fine. A file of too many lines is refused as a
+//! whole (400).
 
 use std::collections::BTreeSet;
 
@@ -27,6 +28,9 @@ use crate::web::password;
 const IMPORT_MAX: usize = 512 << 20;
 /// Users in one staged command: about 32 KiB, half of what one log entry may hold.
 const STAGE_USERS: usize = 128;
+
+/// Header of an export: how many of its Users are disabled.
+pub const DISABLED_USERS: &str = "outgate-disabled-users";
 
 pub(super) fn routes() -> Router<Parts> {
     Router::new()
@@ -144,7 +148,8 @@ struct Of {
     domain: Option<String>,
 }
 
-/// `user,domain,password` with hashes instead of passwords: an import takes it back as it is.
+/// `user,domain,password` with hashes instead of passwords: an import takes it back as it is, but for whether a User is
+/// disabled, which the three columns do not tell: a header counts those.
 async fn export(State(parts): State<Parts>, Params(of): Params<Of>) -> Answer<Response> {
     let domain = of.domain.as_deref().map(parse_domain).transpose()?;
     if let Some(name) = &domain
@@ -155,12 +160,13 @@ async fn export(State(parts): State<Parts>, Params(of): Params<Of>) -> Answer<Re
     let failed = |_| ApiError::unavailable("cannot write the list");
     let mut writer = ::csv::Writer::from_writer(Vec::new());
     writer.write_record(COLUMNS).map_err(failed)?;
-    let mut after: Option<Login> = None;
+    let (mut after, mut disabled): (Option<Login>, u64) = (None, 0);
     loop {
         let page = parts.cluster.read(|state| state.users(domain.as_ref(), after.as_ref(), PAGE_MAX));
         for user in &page {
             let cells = csv::line(&user.login, &user.domain, user.password_hash.as_deref());
             writer.write_record(cells).map_err(failed)?;
+            disabled += u64::from(!user.enabled);
         }
         match page.last() {
             Some(last) if page.len() == PAGE_MAX => after = Some(last.login.clone()),
@@ -168,5 +174,6 @@ async fn export(State(parts): State<Parts>, Params(of): Params<Of>) -> Answer<Re
         }
     }
     let bytes = writer.into_inner().map_err(|_| ApiError::unavailable("cannot write the list"))?;
-    Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], bytes).into_response())
+    let kind = (header::CONTENT_TYPE.as_str(), "text/csv; charset=utf-8".to_owned());
+    Ok(([kind, (DISABLED_USERS, disabled.to_string())], bytes).into_response())
 }

@@ -35,6 +35,7 @@ use crate::mail::{Message, MessageId};
 use crate::maillog::{Event, Origin, Record, Status};
 
 pub(super) use error::ApiError;
+pub use import::DISABLED_USERS;
 use params::Params;
 
 type Answer<T> = Result<T, ApiError>;

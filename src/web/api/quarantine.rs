@@ -13,7 +13,7 @@ use crate::clock::now_ms;
 use crate::mail::Message;
 use crate::maillog::Status;
 use crate::quarantine::Held;
-use crate::queue::NewMessage;
+use crate::queue::{NewMessage, Stored};
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -68,18 +68,23 @@ async fn release(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<S
     let release = tokio::spawn(async move {
         let (held, message) = parts.quarantine.take(id).await?;
         let origin = held.origin();
-        if let Err(error) = enqueue(&parts, held, message).await {
-            parts.quarantine.put_back(id).await?;
-            return Err(error);
-        }
-        parts.quarantine.taken(id).await?;
+        let stored = match store(&parts, held, message).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                parts.quarantine.put_back(id).await?;
+                return Err(error);
+            }
+        };
+        // Before the delivery, which may be over at once.
         note(&parts, id, origin, Status::Released, "released from quarantine");
+        parts.queue.deliver(stored);
+        parts.quarantine.taken(id).await?;
         Ok(StatusCode::NO_CONTENT)
     });
     release.await.unwrap_or_else(|error| Err(ApiError::unavailable(error)))
 }
 
-async fn enqueue(parts: &Parts, held: Held, message: Message) -> Answer<()> {
+async fn store(parts: &Parts, held: Held, message: Message) -> Answer<Stored> {
     let id = held.id;
     if parts.queue.show(id).await.is_ok() {
         return Err(ApiError::conflict(format!("message {id} is in the delivery queue already")));
@@ -93,8 +98,7 @@ async fn enqueue(parts: &Parts, held: Held, message: Message) -> Answer<()> {
         expires_ms: now_ms().saturating_add(held.max_days_to_retry.saturating_mul(DAY_MS)),
         admission: None,
     };
-    parts.queue.deliver(parts.queue.store(released).await?);
-    Ok(())
+    Ok(parts.queue.store(released).await?)
 }
 
 pub(super) fn render(held: &Held) -> Value {

@@ -143,13 +143,13 @@ settings! {
         Kind::Choice(LockedResponse::NAMES), "Reply at the end of DATA while locked";
     dkim_selector ("dkim_selector", User): String = "default".to_owned(), Kind::Label,
         "Key of the author's domain to sign with: a mailbox or domain User signs for its own domain and those of require_from_domain, a network or a User with an identification_method for any domain that has a key";
-    bounce_tagging ("bounce_tagging", User): bool = false, Kind::Bool, "Tag the reverse-path (BATV)";
+    bounce_tagging ("bounce_tagging", User): bool = false, Kind::Bool, "Tag the reverse-path (BATV); has no effect yet";
     max_days_to_retry ("max_days_to_retry", User): u64 = 4, Kind::Number { min: 1, max: 30, unit: "days" },
         "After that a message bounces to its sender";
     delivery_pool ("delivery_pool", User): String = "default".to_owned(), Kind::Label,
-        "Source addresses and HELO name for delivery";
+        "Source addresses and HELO name for delivery; has no effect yet";
     notify_admin ("notify_admin", User): NotifyAdmin = NotifyAdmin::Locks, Kind::Choice(NotifyAdmin::NAMES),
-        "Mail to the domain's admin contact";
+        "Mail to the domain's admin contact; has no effect yet";
     // Of a domain as a whole: counted over all its Users, in the domain's own `limit_unit`.
     domain_limit_per_minute ("domain_limit_per_minute", Domain): u64 = 0, LIMIT, "Accepted per sliding minute from the whole domain";
     domain_limit_per_hour ("domain_limit_per_hour", Domain): u64 = 0, LIMIT, "Accepted per sliding hour from the whole domain";
