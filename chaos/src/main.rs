@@ -17,9 +17,6 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::Bench;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 #[derive(Parser)]
 #[command(about, version)]
 struct Arguments {

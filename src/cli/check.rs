@@ -45,6 +45,7 @@ pub(super) fn execute(args: &Args) -> Outcome {
     findings.push(certificate_of(&config));
     findings.extend(config.listener.iter().map(|listener| port(listener.address)));
     findings.push(port(config.http.address));
+    findings.extend(config.cluster.listen.map(port));
     findings.push(data_directory(&config));
     findings.push(disk(&config));
     findings.push(super::client::block_on(async { Ok(dns(&config).await) })?);

@@ -44,16 +44,25 @@ impl Deref for Blob {
     }
 }
 
+/// The borrowed form of a [`Blob`].
+pub(crate) struct Octets<'a>(pub(crate) &'a [u8]);
+
+impl Serialize for Octets<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
 impl Serialize for Blob {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
+        Octets(&self.0).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Blob {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Octets;
-        impl Visitor<'_> for Octets {
+        struct Whole;
+        impl Visitor<'_> for Whole {
             type Value = Blob;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,7 +73,7 @@ impl<'de> Deserialize<'de> for Blob {
                 Ok(Blob(octets))
             }
         }
-        deserializer.deserialize_byte_buf(Octets)
+        deserializer.deserialize_byte_buf(Whole)
     }
 }
 

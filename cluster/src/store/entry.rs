@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::command::{Command, Outcome};
 use crate::name::Timestamp;
-use crate::store::codec::{self, DecodeError};
+use crate::store::codec::{self, Blob, DecodeError, Octets};
 
 /// A command stamped by its leader. Cheap to clone: log, cache and state machine share the bytes.
 #[derive(Clone)]
@@ -76,13 +76,13 @@ impl PartialEq for Stamped {
 
 impl Serialize for Stamped {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (self.at, &self.shared.encoded).serialize(serializer)
+        (self.at, Octets(&self.shared.encoded)).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Stamped {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (at, encoded) = <(Timestamp, Vec<u8>)>::deserialize(deserializer)?;
+        let (at, Blob(encoded)) = <(Timestamp, Blob)>::deserialize(deserializer)?;
         Ok(Self::from_encoded(at, encoded))
     }
 }
