@@ -248,9 +248,11 @@ impl Cluster {
         self.inner.raft.metrics().borrow().purged.map_or(0, |purged| purged.index + 1)
     }
 
-    /// How another node stood when it was last heard.
-    pub fn standing(&self, node: u64) -> Option<Standing> {
-        self.inner.standings.of(node)
+    /// How another node stood when it was last heard, and how many milliseconds ago that was.
+    pub fn standing(&self, node: u64) -> Option<(Standing, u64)> {
+        let standing = self.inner.standings.of(node)?;
+        let silent_ms = self.inner.clock.raw_ms().saturating_sub(standing.heard_ms);
+        Some((standing, silent_ms))
     }
 
     /// Where this node listens to others.

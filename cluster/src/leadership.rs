@@ -13,7 +13,6 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
-use crate::name::Timestamp;
 
 /// Without a word for this long there is no majority on this side. Longer than an election, so that the change of a leader
 /// does not turn clients away; listeners close within a second.
@@ -24,17 +23,18 @@ pub(crate) struct Leadership {
     node: u64,
     clock: Clock,
     metrics: watch::Receiver<RaftMetrics<u64, BasicNode>>,
-    heard: Arc<AtomicU64>,
+    /// When, by the uncorrected clock: a correction must not make an old word a new one.
+    heard_ms: Arc<AtomicU64>,
 }
 
 impl Leadership {
     pub(crate) fn new(node: u64, clock: Clock, metrics: watch::Receiver<RaftMetrics<u64, BasicNode>>) -> Self {
-        Self { node, clock, metrics, heard: Arc::default() }
+        Self { node, clock, metrics, heard_ms: Arc::default() }
     }
 
     /// The leader spoke.
     pub(crate) fn note_word(&self) {
-        self.heard.store(self.clock.now().0, Ordering::Relaxed);
+        self.heard_ms.store(self.clock.raw_ms(), Ordering::Relaxed);
     }
 
     pub(crate) fn leader(&self) -> Option<u64> {
@@ -58,8 +58,8 @@ impl Leadership {
                 alone || metrics.millis_since_quorum_ack.is_some_and(|silence| silence <= SILENCE_MAX_MS)
             }
             Some(_) => {
-                let heard = Timestamp(self.heard.load(Ordering::Relaxed));
-                self.clock.now().millis_since(heard) <= SILENCE_MAX_MS
+                let heard_ms = self.heard_ms.load(Ordering::Relaxed);
+                self.clock.raw_ms().saturating_sub(heard_ms) <= SILENCE_MAX_MS
             }
         }
     }

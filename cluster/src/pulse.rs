@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{Clock, median};
-use crate::name::Timestamp;
 use crate::network::message::{Channel, Request, Response};
 use crate::network::peers::Peers;
 use crate::state::State;
@@ -19,7 +18,8 @@ const SKEW_MAX_MS: i64 = 5_000;
 /// How another node stood when it was last heard.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Standing {
-    pub heard: Timestamp,
+    /// When it was heard, in milliseconds by this node's uncorrected clock.
+    pub heard_ms: u64,
     /// Its machine's clock minus this one's.
     pub clock_offset_ms: i64,
     pub applied: u64,
@@ -79,7 +79,7 @@ async fn ask(node: u64, peers: Peers, clock: Clock) -> Option<Standing> {
     let midway_ms = asked_ms + (answered_ms - asked_ms) / 2;
     let clock_offset_ms = i64::try_from(i128::from(pong.wall_ms) - i128::from(midway_ms)).ok()?;
     Some(Standing {
-        heard: clock.now(),
+        heard_ms: answered_ms,
         clock_offset_ms,
         applied: pong.applied,
         epoch: pong.epoch,

@@ -79,8 +79,8 @@ fn show(parts: &Parts, node: &NodeView, voters: &[u64]) -> Value {
     };
     let here = node.id == cluster.node_id();
     let standing = cluster.standing(node.id).filter(|_| !here);
-    let is_heard = |heard| cluster.now().millis_since(heard) <= HEARD_MAX_MS;
-    let is_up = here || standing.as_ref().is_some_and(|standing| is_heard(standing.heard));
+    let is_up = here || standing.as_ref().is_some_and(|(_, silent_ms)| *silent_ms <= HEARD_MAX_MS);
+    let standing = standing.map(|(standing, _)| standing);
     let state = match (is_up, node.draining) {
         (false, _) => "down",
         (true, true) => "draining",
