@@ -56,6 +56,11 @@ metrics! {
     queue_frozen: Gauge = Gauge::default(), "queue_frozen", "Frozen messages in the delivery queue";
     deliveries: Family<Kind, Counter> = Family::default(), "deliveries", "Recipients by outcome of an attempt: delivered, deferred, bounced, expired";
     delivery_connections: Family<Kind, Counter> = Family::default(), "delivery_connections", "Connections to next hops: opened, reused, failed";
+    mirror_copies_missing: Gauge = Gauge::default(), "mirror_copies_missing", "Messages of this node without a copy on another, though they should have one";
+    mirror_copies_remade: Counter<u64, AtomicU64> = Counter::default(), "mirror_copies_remade", "Messages that got a new mirror because their old one was lost";
+    messages_taken_over: Counter<u64, AtomicU64> = Counter::default(), "messages_taken_over", "Messages taken over from nodes that are down";
+    messages_yielded: Counter<u64, AtomicU64> = Counter::default(), "messages_yielded", "Messages that others had taken over when this node came back";
+    duplicates: Counter<u64, AtomicU64> = Counter::default(), "duplicates", "Messages that this node may have delivered and another that took them over as well";
     quarantined: Counter<u64, AtomicU64> = Counter::default(), "quarantined", "Messages put into quarantine";
 }
 

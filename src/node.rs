@@ -20,9 +20,11 @@ use crate::dns::Dns;
 use crate::listener::{FAREWELL_TIMEOUT, Listeners};
 use crate::maillog::{Event, Maillog, Record, Status};
 use crate::metrics::Metrics;
+use crate::mirror::Disks;
 use crate::quarantine::{Held, Quarantine};
 use crate::queue::{AdmissionTag, Queue, QueueParts, Route, Undecided};
 use crate::submission::Line;
+use crate::take_over;
 use crate::tls::{ServerTls, TlsError};
 use crate::user::Directory;
 use crate::web;
@@ -71,6 +73,7 @@ impl Node {
         tracing::info!(submission = ?listeners.addresses(), http = %servers.http, "started");
         let tasks = vec![
             tokio::spawn(take_mail(line.clone(), listeners.clone(), listening.clone(), undecided)),
+            tokio::spawn(take_over::run(line.clone())),
             tokio::spawn(expire_quarantine(line.quarantine.clone(), line.maillog.clone())),
         ];
         Ok(Self {
@@ -134,19 +137,24 @@ async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> 
     let dns = Dns::new(&config.dns)?;
     let maillog = Maillog::open(&data.join("maillog"), config.maillog.keep_days).context("the mail log")?;
     let quarantine = Quarantine::open(&data.join("quarantine"), config.quarantine.keep_days)?;
+    let (disks, left) = Disks::open(&data.join("queue"), &config.spool, &metrics, &cluster).await?;
     let settle = cluster.clone();
     let routes = cluster.clone();
+    let lease = cluster.clone();
     let parts = QueueParts {
         config: config.clone(),
         dns: dns.clone(),
+        disks: disks.clone(),
         maillog: maillog.clone(),
         metrics: metrics.clone(),
         on_settled: Arc::new(move |tag| settle.settle(admission_id(tag))),
         find_route: Arc::new(move |domain| domain_route(&routes, domain)),
+        may_deliver: Arc::new(move || lease.holds_lease()),
     };
-    let (queue, undecided) = Queue::open(&data.join("queue"), parts).await?;
+    let (queue, undecided) = Queue::open(parts, left).await?;
     let directory = Directory::new(config.clone(), cluster.clone(), metrics.clone());
-    let line = Line { config: config.clone(), hostname, cluster, directory, dns, queue, quarantine, maillog, metrics };
+    let config = config.clone();
+    let line = Line { config, hostname, cluster, directory, dns, disks, queue, quarantine, maillog, metrics };
     Ok((line, undecided))
 }
 
@@ -173,7 +181,7 @@ async fn decide(cluster: &Cluster, queue: &Queue, undecided: Vec<Undecided>) {
     }
 }
 
-fn admission_id(tag: AdmissionTag) -> AdmissionId {
+pub(crate) fn admission_id(tag: AdmissionTag) -> AdmissionId {
     AdmissionId { node: tag.node, epoch: tag.epoch, sequence: tag.sequence }
 }
 
@@ -207,9 +215,12 @@ async fn take_mail(line: Arc<Line>, listeners: Arc<Listeners>, listening: Arc<At
     while !cluster.is_ready() || cluster.barrier().await.is_err() {
         tokio::time::sleep(READINESS_INTERVAL).await;
     }
+    take_over::come_up(&line).await;
     decide(cluster, &line.queue, undecided).await;
     loop {
-        let ready = cluster.is_ready() && !is_draining(cluster) && (line.queue.has_room() || is_alone(cluster));
+        let owns_mail = take_over::owns_mail(cluster);
+        let has_room = line.queue.has_room() || is_alone(cluster);
+        let ready = cluster.is_ready() && owns_mail && !is_draining(cluster) && has_room;
         if listening.swap(ready, Ordering::Relaxed) != ready {
             if ready {
                 tracing::info!("accepting mail");
@@ -219,6 +230,9 @@ async fn take_mail(line: Arc<Line>, listeners: Arc<Listeners>, listening: Arc<At
                 tracing::warn!(?leader, draining, disk_has_room = line.queue.has_room(), "refusing mail");
                 listeners.close();
             }
+        }
+        if cluster.is_ready() && !owns_mail {
+            take_over::come_up(&line).await;
         }
         tokio::time::sleep(READINESS_INTERVAL).await;
     }

@@ -9,6 +9,8 @@
 //! * Exactly one mail-log record for every end of DATA, whatever became of it.
 //! * An admission id is settled exactly when nothing depends on its outcome any more: by the queue for what it took, at
 //!   once for everything else.
+//! * What was decided before this node was declared down is answered with 250 only as long as nobody can have taken it
+//!   over and given it up: not after it came back.
 //! * A message whose decision did not come in time is answered with 451 and thrown away: the client still owns it, and
 //!   delivering it later, should the decision turn out a yes, would double it. The most that is lost is one charge.
 
@@ -32,6 +34,7 @@ use crate::dns::Dns;
 use crate::mail::{Envelope, Message, MessageId};
 use crate::maillog::{Maillog, Status};
 use crate::metrics::Metrics;
+use crate::mirror::Disks;
 use crate::quarantine::Quarantine;
 use crate::queue::Queue;
 use crate::smtp::{Fault, Reply};
@@ -47,6 +50,7 @@ pub struct Line {
     pub cluster: Cluster,
     pub directory: Directory,
     pub dns: Dns,
+    pub disks: Disks,
     pub queue: Queue,
     pub quarantine: Quarantine,
     pub maillog: Maillog,

@@ -15,9 +15,11 @@ use crate::clock::Clock;
 use crate::command::{Authority, Command};
 use crate::handle::{Closing, Inner, OpenError, OpenOptions, ProposeError};
 use crate::leadership::Leadership;
+use crate::lease::{self, Lease, Watch};
 use crate::network::peers::Peers;
 use crate::network::raft_network::Network;
 use crate::network::server::{self, Host};
+use crate::network::service::Services;
 use crate::network::tls::{self, Credentials, Papers};
 use crate::proposer::{Proposer, Route};
 use crate::pulse::{self, Standings};
@@ -209,6 +211,9 @@ fn start(
         peers,
         standings: Standings::default(),
         proposer,
+        lease: Lease::new(clock.clone()),
+        watch: Watch::new(clock.clone()),
+        services: Services::default(),
         clock,
         settlement: Mutex::default(),
         failure,
@@ -231,6 +236,7 @@ fn upkeep(inner: &Inner, opened: &Opened, limits: Limits) -> Upkeep {
         clock: inner.clock.clone(),
         leadership: inner.leadership.clone(),
         proposer: inner.proposer.clone(),
+        watch: inner.watch.clone(),
         log: opened.log.clone(),
         keeper: opened.keeper.clone(),
         failure: inner.failure.clone(),
@@ -243,7 +249,7 @@ fn upkeep(inner: &Inner, opened: &Opened, limits: Limits) -> Upkeep {
 fn tasks(inner: &Arc<Inner>, upkeep: Upkeep, sequencer: Sequencer, ground: Ground) -> Vec<Task<()>> {
     let (peers, replica, clock) = (inner.peers.clone(), inner.replica.clone(), inner.clock.clone());
     let pulse = pulse::run(inner.node, peers, replica, clock, inner.standings.clone());
-    let mut tasks = vec![tokio::spawn(upkeep.run()), tokio::spawn(pulse)];
+    let mut tasks = vec![tokio::spawn(upkeep.run()), tokio::spawn(pulse), tokio::spawn(lease::run(Arc::clone(inner)))];
     let Ground { credentials, listener, .. } = ground;
     if let Some(listener) = listener {
         let host = Host {
@@ -254,6 +260,8 @@ fn tasks(inner: &Arc<Inner>, upkeep: Upkeep, sequencer: Sequencer, ground: Groun
             leadership: inner.leadership.clone(),
             sequencer,
             proposer: inner.proposer.clone(),
+            watch: inner.watch.clone(),
+            services: inner.services.clone(),
             receiving: tokio::sync::Mutex::default(),
         };
         tasks.push(tokio::spawn(server::serve(listener, Arc::new(host))));

@@ -140,6 +140,17 @@ pub enum Command {
         node: u64,
         actor: Actor,
     },
+    /// The node missed its lease: nothing of it is admitted any more, and its mirrors take over what it owned. Changes
+    /// nothing where its owner epoch is another.
+    NodeDown {
+        node: u64,
+        owner_epoch: u64,
+    },
+    /// The node owns mail from now on, under a new owner epoch. Changes nothing where its owner epoch is another.
+    NodeUp {
+        node: u64,
+        owner_epoch: u64,
+    },
 }
 
 /// Certificate and key by which nodes know each other.
@@ -261,7 +272,7 @@ pub enum AdmissionVerdict {
     },
     /// The User was removed or disabled since it logged in.
     NoUser,
-    /// The id is older than what the node declared settled: never counted, never delivered.
+    /// The id is older than what the node declared settled, or the node is down: never counted, never delivered.
     Stale,
 }
 

@@ -13,10 +13,12 @@ use crate::assembly;
 use crate::clock::Clock;
 use crate::command::{Actor, Admission, AdmissionId, Admit, Command, Outcome, Refusal};
 use crate::leadership::Leadership;
+use crate::lease::{Lease, Watch};
 use crate::name::Timestamp;
 use crate::network::join::{self, JoinError, Token};
 use crate::network::message::{Channel, Request, Response};
-use crate::network::peers::Peers;
+use crate::network::peers::{CallError, Peers};
+use crate::network::service::{PeerError, Service, Services};
 use crate::network::tls;
 use crate::proposer::{LEADER_PATIENCE, Proposer};
 use crate::pulse::{Standing, Standings};
@@ -53,6 +55,9 @@ pub(crate) struct Inner {
     pub(crate) standings: Standings,
     pub(crate) proposer: Proposer,
     pub(crate) clock: Clock,
+    pub(crate) lease: Lease,
+    pub(crate) watch: Watch,
+    pub(crate) services: Services,
     pub(crate) settlement: Mutex<Settlement>,
     pub(crate) failure: Failure,
     pub(crate) stopping: AtomicBool,
@@ -170,6 +175,11 @@ impl Cluster {
         self.inner.node
     }
 
+    /// Under which this node owns mail, as far as it knows; 0 = it never did.
+    pub fn owner_epoch(&self) -> u64 {
+        self.read(|state| state.ownership(self.inner.node)).epoch
+    }
+
     /// This life of the process; grows with each [`Cluster::open`].
     pub fn epoch(&self) -> u64 {
         self.inner.epoch
@@ -226,6 +236,27 @@ impl Cluster {
     /// After it, [`Cluster::read`] sees everything that was acknowledged anywhere before the call.
     pub async fn barrier(&self) -> Result<(), ProposeError> {
         self.inner.barrier().await
+    }
+
+    /// Whether this node may act for the mail that it owns: deliver it, above all. False at the latest when others take
+    /// over from it.
+    pub fn holds_lease(&self) -> bool {
+        self.inner.lease.holds()
+    }
+
+    /// Answers what the services of other nodes ask from now on.
+    pub fn serve(&self, service: Service) {
+        self.inner.services.set(service);
+    }
+
+    /// Asks the service of another node; waits at most `limit`.
+    pub async fn ask(&self, node: u64, question: Vec<u8>, limit: Duration) -> Result<Vec<u8>, PeerError> {
+        self.inner.peers.ask_service(node, question, limit).await.map_err(|error| match error {
+            CallError::Unreachable(_) | CallError::Unwelcome(_) => PeerError::Unreachable(node, error.to_string()),
+            CallError::TimedOut | CallError::Broken | CallError::Unreadable(_) => {
+                PeerError::Unanswered(node, error.to_string())
+            }
+        })
     }
 
     /// The node that leads, as far as this one knows.
@@ -306,13 +337,21 @@ impl Cluster {
 
 impl Inner {
     pub(crate) async fn barrier(&self) -> Result<(), ProposeError> {
+        self.read_after(&Request::ReadIndex).await
+    }
+
+    /// Waits until this node has applied what the leader's answer to `question` says.
+    pub(crate) async fn read_after(&self, question: &Request) -> Result<(), ProposeError> {
         let leader = self.leadership.wait_for_leader(LEADER_PATIENCE).await.ok_or(ProposeError::NoQuorum)?;
         let index = if leader == self.node {
+            if matches!(question, Request::Lease) && !self.watch.note(self.node) {
+                return Err(ProposeError::NoQuorum);
+            }
             let asked = tokio::time::timeout(BARRIER_TIMEOUT, self.raft.get_read_log_id()).await;
             let (read, _) = asked.map_err(|_| ProposeError::Timeout)?.map_err(|_| ProposeError::NoQuorum)?;
             read
         } else {
-            match self.peers.call(leader, Channel::Control, &Request::ReadIndex, BARRIER_TIMEOUT).await {
+            match self.peers.call(leader, Channel::Control, question, BARRIER_TIMEOUT).await {
                 Ok(Response::ReadIndex(read)) => read,
                 Ok(_) | Err(_) => return Err(ProposeError::NoQuorum),
             }

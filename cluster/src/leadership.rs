@@ -45,6 +45,12 @@ impl Leadership {
         self.leader() == Some(self.node)
     }
 
+    /// The term in which this node leads, where it does.
+    pub(crate) fn term_led(&self) -> Option<u64> {
+        let metrics = self.metrics.borrow();
+        (metrics.current_leader == Some(self.node)).then_some(metrics.current_term)
+    }
+
     /// A leader with a majority is there.
     pub(crate) fn has_quorum(&self) -> bool {
         let metrics = self.metrics.borrow();

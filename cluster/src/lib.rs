@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`command`] (what can be asked), [`state`] (the pure machine that answers),
 //! `store` (how it survives), `network` (how nodes talk), `proposer` and `sequencer` (a command's way to the leader and into
-//! the log), `leadership`, `membership` and `pulse` (who decides, who belongs, how the others are), [`handle`] (the face).
+//! the log), `leadership`, `membership` and `pulse` (who decides, who belongs, how the others are), `lease` (who may act for
+//! the mail that it owns), [`handle`] (the face).
 //!
 //! Invariants:
 //! * [`state::State::apply`] is pure: no clock, no I/O, no randomness, no hash-map order.
@@ -18,6 +19,7 @@ mod clock;
 pub mod command;
 pub mod handle;
 mod leadership;
+mod lease;
 mod membership;
 pub mod name;
 mod network;
@@ -38,5 +40,6 @@ pub use command::{
 pub use handle::{Applied, Cluster, OpenError, OpenOptions, ProposeError, TokenError};
 pub use name::{DomainName, Login, NameError, Timestamp, UserId};
 pub use network::join::{JoinError, Token};
+pub use network::service::{PeerError, Service};
 pub use pulse::Standing;
 pub use state::State;

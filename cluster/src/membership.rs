@@ -95,9 +95,16 @@ fn wanted_voters(
 mod tests {
     use super::*;
     use crate::name::Timestamp;
+    use crate::state::Ownership;
 
     fn nodes(ids: &[u64]) -> Vec<NodeView> {
-        let node = |id: &u64| NodeView { id: *id, address: String::new(), joined: Timestamp(0), draining: false };
+        let node = |id: &u64| NodeView {
+            id: *id,
+            address: String::new(),
+            joined: Timestamp(0),
+            draining: false,
+            ownership: Ownership::default(),
+        };
         ids.iter().map(node).collect()
     }
 

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::command::Command;
 use crate::leadership::Leadership;
+use crate::lease::{self, Watch};
 use crate::membership;
 use crate::proposer::Proposer;
 use crate::raft::Raft;
@@ -26,6 +27,7 @@ pub(crate) struct Upkeep {
     pub(crate) clock: Clock,
     pub(crate) leadership: Leadership,
     pub(crate) proposer: Proposer,
+    pub(crate) watch: Watch,
     pub(crate) log: Log,
     pub(crate) keeper: Keeper,
     pub(crate) failure: Failure,
@@ -64,8 +66,9 @@ impl Upkeep {
         if !self.room.look() {
             return;
         }
-        if self.leadership.leads() {
+        if let Some(term) = self.leadership.term_led() {
             self.tick().await;
+            self.watch.declare(term, &self.replica.read(lease::owners), &self.proposer).await;
             membership::follow(&self.raft, &self.replica.read(State::nodes)).await;
         }
         if self.snapshot_due() {

@@ -47,7 +47,7 @@ scripts! {
     abuse_mean abuse_off abuse_phish abuse_spam abuse_virus admission_ids auth_block auth_delay contact_passes defaults
     dkim domain_limits domains distinct_recipients identities identity_limits import invalid_recipients
     limit_by_recipients limits_off limits_windows lock_by_hand lock_history lock_on_limit lock_timeout max_unlocks
-    networks nodes null_sender settings_levels settings_ranges time_backwards users users_paging refuse_costs_nothing
+    networks nodes null_sender ownership settings_levels settings_ranges time_backwards users users_paging refuse_costs_nothing
 }
 
 #[test]
@@ -117,7 +117,9 @@ impl goldenscript::Runner for Script {
             "auth-fail" | "auth-ok" | "auth-unblock" => self.login(&command.name, words),
             "stage" | "commit" => self.import(&command.name, words),
             "dkim-put" | "dkim-remove" => self.dkim(&command.name, words),
-            "form" | "token" | "join" | "node-set" | "node-remove" => self.node(&command.name, words),
+            "form" | "token" | "join" | "node-set" | "node-remove" | "node-down" | "node-up" => {
+                self.node(&command.name, words)
+            }
             reading => self.read(reading, words),
         }
     }
@@ -316,6 +318,8 @@ impl Script {
                 address,
                 draining: words.take("draining").map(str::parse).transpose()?,
             },
+            "node-down" => Command::NodeDown { node: words.word(0)?.parse()?, owner_epoch: words.word(1)?.parse()? },
+            "node-up" => Command::NodeUp { node: words.word(0)?.parse()?, owner_epoch: words.word(1)?.parse()? },
             _ => Command::NodeRemove { node: words.word(0)?.parse()?, actor },
         };
         self.apply(command)

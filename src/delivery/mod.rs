@@ -8,6 +8,7 @@
 //!   bounces: deliveries are at-least-once. The one window for a duplicate is a connection cut behind the final dot.
 //! - A connection that was kept may have been closed by the other side: a failure before the body went out is then
 //!   no failure, the message goes over a fresh connection.
+//! - Nothing is sent, and no message is ended, while this node may not deliver: others may be at it.
 //! - A message with octets above 127 goes as it is to a hop without 8BITMIME, as every large sender does: hops that
 //!   mangle them are extinct, and refusing would bounce mail that arrives.
 
@@ -30,13 +31,16 @@ use crate::config::Config;
 use crate::dns::Dns;
 use crate::mail::{Envelope, Message, MessageId};
 use crate::metrics::Metrics;
-use crate::spool::Spool;
+use crate::mirror::Disks;
 use failures::Failures;
 pub(crate) use hop::{Delivery, DeliveryMessage};
 use seats::Seats;
 
 /// Recipients in one transaction (RFC 5321 section 4.5.3.1.8: every server takes 100).
 const RECIPIENTS_MAX: usize = 100;
+
+/// Whether this node may hand mail to next hops now; others may have taken over what it has.
+pub type MayDeliver = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// A host and port that mail is handed to.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -121,8 +125,9 @@ pub(crate) struct Shared {
     pub(crate) config: Arc<Config>,
     pub(crate) helo: String,
     pub(crate) dns: Dns,
-    pub(crate) spool: Spool,
+    pub(crate) disks: Disks,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) may_deliver: MayDeliver,
     tls: tls::Tls,
     seats: Seats,
     failures: Failures,
@@ -130,12 +135,19 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Arc<Config>, helo: String, dns: Dns, spool: Spool, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        helo: String,
+        dns: Dns,
+        disks: Disks,
+        metrics: Arc<Metrics>,
+        may_deliver: MayDeliver,
+    ) -> Self {
         let seats = Seats::new(&config.delivery);
         let dns = dns.with_own_bound();
         let failures = Failures::new(Duration::from_secs(config.delivery.retry.interval_s));
         let stopping = watch::Sender::new(false);
-        Self { tls: tls::Tls::new(), config, helo, dns, spool, metrics, seats, failures, stopping }
+        Self { tls: tls::Tls::new(), config, helo, dns, disks, metrics, may_deliver, seats, failures, stopping }
     }
 
     /// From now on no message is begun to be sent; one whose text is on its way already is finished. What was not

@@ -23,11 +23,12 @@ impl Bench {
         let directory = tempfile::tempdir().unwrap();
         let spool_config = SpoolConfig { free_min_bytes: 0, ..SpoolConfig::default() };
         let buckets = Histogram::new([1.0]);
-        let (spool, _) = Spool::open(directory.path(), &spool_config, buckets).await.unwrap();
+        let (disks, _) = Disks::alone(directory.path(), &spool_config, buckets).await.unwrap();
         let servers = vec![crate::dns::tests::serve().await];
         let dns = Dns::new(&DnsConfig { servers, timeout_s: 1 }).unwrap();
         let config = Arc::new(Config { listener: Vec::new(), delivery, ..Config::default() });
-        let shared = Arc::new(Shared::new(config, "out.example".to_owned(), dns, spool, Arc::default()));
+        let shared =
+            Arc::new(Shared::new(config, "out.example".to_owned(), dns, disks, Arc::default(), Arc::new(|| true)));
         let (sender, finished) = mpsc::unbounded_channel();
         let report: Report = Arc::new(move |one| sender.send(one).unwrap_or_default());
         Self { shared, report, finished, _directory: directory }

@@ -23,6 +23,7 @@ pub(super) struct Parcel<'a> {
     pub(super) body: CleanBody<'a>,
     /// Set when the body is begun.
     pub(super) begun: &'a AtomicBool,
+    pub(super) may_deliver: &'a (dyn Fn() -> bool + Send + Sync),
 }
 
 pub(super) enum Ended {
@@ -41,6 +42,12 @@ struct Verbs {
 
 pub(super) async fn run(connection: &mut Connection, parcel: &Parcel<'_>) -> Ended {
     connection.messages += 1;
+    if !(parcel.may_deliver)() {
+        return Ended::Done {
+            outcomes: not_now(connection).for_all(parcel.recipients, Fate::Deferred),
+            reusable: false,
+        };
+    }
     if let Some(answer) = impossible(connection, parcel) {
         return Ended::Done { outcomes: answer.for_all(parcel.recipients, Fate::Bounced), reusable: true };
     }
@@ -51,6 +58,10 @@ pub(super) async fn run(connection: &mut Connection, parcel: &Parcel<'_>) -> End
             Ended::NotTaken(Failure { permanent: false, answer })
         }
     }
+}
+
+fn not_now(connection: &Connection) -> Answer {
+    connection.failed("4.3.2", "this node has lost touch with its cluster and delivers nothing")
 }
 
 /// What the hop has said beforehand that it cannot take.
@@ -145,7 +156,7 @@ async fn converse(connection: &mut Connection, parcel: &Parcel<'_>) -> Result<En
         return Ok(Ended::Done { outcomes, reusable: fate == Fate::Bounced });
     }
     parcel.begun.store(true, Ordering::Relaxed);
-    let (last, reusable) = send_body(connection, parcel.body, &taken).await;
+    let (last, reusable) = send_body(connection, parcel, &taken).await;
     outcomes.extend(last);
     Ok(Ended::Done { outcomes, reusable })
 }
@@ -160,8 +171,12 @@ fn rcpt_fate(reply: &ServerReply) -> Fate {
 }
 
 /// From here on, what is not surely refused or taken is deferred.
-async fn send_body(connection: &mut Connection, body: CleanBody<'_>, taken: &[usize]) -> (Vec<Outcome>, bool) {
-    for piece in body.pieces(PIECE_BYTES) {
+async fn send_body(connection: &mut Connection, parcel: &Parcel<'_>, taken: &[usize]) -> (Vec<Outcome>, bool) {
+    for piece in parcel.body.pieces(PIECE_BYTES) {
+        // The final dot is in the last piece: without it the hop has nothing.
+        if !(parcel.may_deliver)() {
+            return (not_now(connection).for_all(taken, Fate::Deferred), false);
+        }
         if let Err(broken) = connection.write(&piece).await {
             let answer = connection.failed("4.4.2", &format!("while sending the message: {broken}"));
             return (answer.for_all(taken, Fate::Deferred), false);

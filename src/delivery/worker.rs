@@ -93,6 +93,7 @@ impl Worker {
                 continue;
             }
             self.deadline = Instant::now() + patience;
+            let shared = Arc::clone(&self.shared);
             let parcel = Parcel {
                 envelope: &job.envelope,
                 recipients,
@@ -101,8 +102,8 @@ impl Worker {
                 needs_eight_bit: self.shared.config.delivery.eight_bit_strict && !message.bytes().is_ascii(),
                 body,
                 begun: &AtomicBool::new(false),
+                may_deliver: &*shared.may_deliver,
             };
-            let shared = Arc::clone(&self.shared);
             tokio::select! {
                 biased;
                 () = stopped_before(&shared, parcel.begun) => {}
@@ -117,7 +118,7 @@ impl Worker {
             return Ok(message.clone());
         }
         let failed = |what: &str| Answer::local("", "4.3.0", what);
-        match self.shared.spool.read(job.id).await {
+        match self.shared.disks.read(job.id).await {
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(failed("the message is not in the spool")),
             Err(error) => {

@@ -94,6 +94,8 @@ pub(crate) struct Entry {
     pub(crate) relayed: Vec<(usize, Answer)>,
     /// Some recipients were not really tried in this round: the node stops, or the hop takes a few at a time.
     pub(crate) untried: bool,
+    /// Others have taken it over: when nothing of it is under way any more, it is theirs alone.
+    pub(crate) let_go: bool,
     /// The administrator who removes it waits for this.
     pub(crate) removal: Option<Done>,
 }
@@ -140,6 +142,7 @@ impl Entry {
             round: Vec::new(),
             relayed: Vec::new(),
             untried: false,
+            let_go: false,
             removal: None,
         }
     }

@@ -16,10 +16,10 @@ mod owner;
 mod plan;
 mod schedule;
 mod settle;
+mod take_over;
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ractor::{Actor, ActorRef};
@@ -27,14 +27,17 @@ use tokio::sync::oneshot;
 
 use crate::clock::now_ms;
 use crate::config::Config;
+use crate::delivery::MayDeliver;
 use crate::dns::Dns;
 use crate::mail::{Envelope, Message, MessageId};
 use crate::maillog::Maillog;
 use crate::metrics::Metrics;
-use crate::spool::{Found, Spool, SpoolError};
-use entry::Entry;
+use crate::mirror::{Disks, Left};
+use crate::spool::{Found, SpoolError};
+pub(crate) use entry::Entry;
 use operate::Operation;
 use owner::{Owner, QueueMessage, send};
+pub(crate) use take_over::sort;
 
 /// How long messages whose text is on its way get at shutdown: a hop may take it and we would not know.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
@@ -46,11 +49,13 @@ pub struct Queue {
 }
 
 struct Inner {
-    spool: Spool,
+    disks: Disks,
     owner: ActorRef<QueueMessage>,
     supervisor: tokio::task::AbortHandle,
     on_settled: OnSettled,
     undecided: Mutex<HashMap<MessageId, Entry>>,
+    maillog: Maillog,
+    metrics: Arc<Metrics>,
 }
 
 /// A message on its way into the queue.
@@ -87,7 +92,7 @@ pub struct Stored {
 
 struct Waiting {
     entry: Entry,
-    spool: Spool,
+    disks: Disks,
     on_settled: OnSettled,
 }
 
@@ -129,10 +134,12 @@ impl Route {
 pub struct QueueParts {
     pub config: Arc<Config>,
     pub dns: Dns,
+    pub disks: Disks,
     pub maillog: Maillog,
     pub metrics: Arc<Metrics>,
     pub on_settled: OnSettled,
     pub find_route: FindRoute,
+    pub may_deliver: MayDeliver,
 }
 
 /// A queued message as list and show give it.
@@ -173,8 +180,8 @@ pub enum QueueError {
 
 impl Stored {
     fn discard(&mut self) {
-        if let Some(Waiting { entry, spool, on_settled }) = self.waiting.take() {
-            spool.done(entry.id, settled(&entry, &on_settled));
+        if let Some(Waiting { entry, disks, on_settled }) = self.waiting.take() {
+            disks.done(entry.id, settled(&entry, &on_settled));
         }
     }
 }
@@ -198,26 +205,34 @@ fn settled(entry: &Entry, on_settled: &OnSettled) -> Option<crate::spool::Then> 
 }
 
 impl Queue {
-    /// Opens spool and index under `directory` and reads what an earlier life left; nothing is delivered before [`Queue::start`].
-    pub async fn open(directory: &Path, parts: QueueParts) -> Result<(Self, Vec<Undecided>), SpoolError> {
-        let QueueParts { config, dns, maillog, metrics, on_settled, find_route } = parts;
-        let (spool, found) = Spool::open(directory, &config.spool, metrics.spool_sync_seconds.clone()).await?;
-        let (entries, waiting) = recover(&found, &spool);
+    /// Takes up what an earlier life left; nothing is delivered before [`Queue::start`].
+    pub async fn open(parts: QueueParts, Left(found): Left) -> Result<(Self, Vec<Undecided>), SpoolError> {
+        let QueueParts { config, dns, disks, maillog, metrics, on_settled, find_route, may_deliver } = parts;
+        let (entries, waiting) = recover(&found, &disks);
         let undecided: Vec<Undecided> =
             waiting.iter().filter_map(|entry| Some(Undecided { id: entry.id, admission: entry.admission? })).collect();
         let hostname = config.node.effective_hostname();
         let helo = if config.delivery.helo.is_empty() { hostname.clone() } else { config.delivery.helo.clone() };
         let relay = relay(&config.delivery);
-        let delivery = Arc::new(crate::delivery::Shared::new(config, helo, dns, spool.clone(), metrics));
+        let (of_queue, counters) = (maillog.clone(), Arc::clone(&metrics));
+        let delivery = Arc::new(crate::delivery::Shared::new(config, helo, dns, disks.clone(), metrics, may_deliver));
         let delivery_of_task = Arc::clone(&delivery);
         let parts = owner::Parts { delivery, hostname, maillog, find_route, relay, entries };
         let spawned = Actor::spawn(None, Owner, parts).await;
-        let failed = |error| SpoolError::Io(directory.to_owned(), std::io::Error::other(error));
+        let failed = |error| SpoolError::Io("the queue".into(), std::io::Error::other(error));
         let (owner, ended) = spawned.map_err(failed)?;
-        let supervisor = tokio::spawn(supervise(spool.clone(), ended, delivery_of_task)).abort_handle();
+        let supervisor = tokio::spawn(supervise(disks.clone(), ended, delivery_of_task)).abort_handle();
         owner.send_interval(owner::TICK, || QueueMessage::Tick);
         let undecided_entries = Mutex::new(waiting.into_iter().map(|entry| (entry.id, entry)).collect());
-        let inner = Inner { spool, owner, supervisor, on_settled, undecided: undecided_entries };
+        let inner = Inner {
+            disks,
+            owner,
+            supervisor,
+            on_settled,
+            undecided: undecided_entries,
+            maillog: of_queue,
+            metrics: counters,
+        };
         Ok((Self { inner: Arc::new(inner) }, undecided))
     }
 
@@ -231,9 +246,13 @@ impl Queue {
         Ok(())
     }
 
+    fn undecided(&self) -> MutexGuard<'_, HashMap<MessageId, Entry>> {
+        self.inner.undecided.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Answered when the decision is on disk.
     fn decide_one(&self, undecided: &Undecided, accepted: bool) -> Option<oneshot::Receiver<()>> {
-        let entry = self.inner.undecided.lock().unwrap_or_else(PoisonError::into_inner).remove(&undecided.id)?;
+        let entry = self.undecided().remove(&undecided.id)?;
         let (reply, noted) = oneshot::channel();
         let settled = settled(&entry, &self.inner.on_settled);
         let then: crate::spool::Then = Box::new(move || {
@@ -241,10 +260,10 @@ impl Queue {
             owner::answer(reply, ());
         });
         if accepted {
-            self.inner.spool.accept(entry.id, Some(then));
+            self.inner.disks.accept(entry.id, Some(then));
             send(&self.inner.owner, QueueMessage::Add(Box::new(entry)));
         } else {
-            self.inner.spool.done(entry.id, Some(then));
+            self.inner.disks.done(entry.id, Some(then));
         }
         Some(noted)
     }
@@ -261,20 +280,24 @@ impl Queue {
         let failed = |error| SpoolError::Io("envelope".into(), std::io::Error::other(error));
         let meta = entry.meta_bytes().map_err(failed)?;
         let body = entry.message.as_ref().map(|message| message.bytes().clone()).unwrap_or_default();
-        self.inner.spool.store(entry.id, meta, body, entry.admission.is_none()).await?;
+        if let Err(error) = self.inner.disks.store(entry.id, meta, body, entry.admission.is_none()).await {
+            // One of both disks may have it.
+            self.inner.disks.done(entry.id, None);
+            return Err(error);
+        }
         Ok(self.stored(entry))
     }
 
     fn stored(&self, entry: Entry) -> Stored {
-        let (spool, on_settled) = (self.inner.spool.clone(), Arc::clone(&self.inner.on_settled));
-        Stored { id: entry.id, waiting: Some(Waiting { entry, spool, on_settled }) }
+        let (disks, on_settled) = (self.inner.disks.clone(), Arc::clone(&self.inner.on_settled));
+        Stored { id: entry.id, waiting: Some(Waiting { entry, disks, on_settled }) }
     }
 
     /// The decision was yes: delivers it. Its note on disk follows with the next sync, then `on_settled` is called.
     pub fn deliver(&self, mut stored: Stored) {
-        let Some(Waiting { entry, spool, on_settled }) = stored.waiting.take() else { return };
+        let Some(Waiting { entry, disks, on_settled }) = stored.waiting.take() else { return };
         if let Some(then) = settled(&entry, &on_settled) {
-            spool.accept(entry.id, Some(then));
+            disks.accept(entry.id, Some(then));
         }
         send(&self.inner.owner, QueueMessage::Add(Box::new(entry)));
     }
@@ -294,7 +317,7 @@ impl Queue {
     }
 
     pub async fn bytes(&self, id: MessageId) -> Result<Message, QueueError> {
-        self.inner.spool.read(id).await?.ok_or(QueueError::Unknown(id))
+        self.inner.disks.read(id).await?.ok_or(QueueError::Unknown(id))
     }
 
     /// Attempts it now, unless it is frozen.
@@ -329,45 +352,45 @@ impl Queue {
 
     /// False while the disk is nearly full: mail is answered with 452.
     pub fn has_room(&self) -> bool {
-        self.inner.spool.has_room()
+        self.inner.disks.has_room()
     }
 
     /// Resolves with the reason when spool or schedule have broken: nothing more can be kept or noted. `has_room` is
     /// false and no delivery begins from then on.
     pub async fn failed(&self) -> String {
-        self.inner.spool.failed().await
+        self.inner.disks.failed().await
     }
 
     /// Lets messages that are on their way arrive, for at most a minute, writes the index and stops.
     pub async fn shutdown(&self) {
         // After a failure there is nothing to wait for: what comes of an attempt cannot be noted.
-        let drain_max = if self.inner.spool.has_failed() { Duration::ZERO } else { DRAIN_MAX };
+        let drain_max = if self.inner.disks.has_failed() { Duration::ZERO } else { DRAIN_MAX };
         let drained = tokio::time::timeout(drain_max, self.ask(QueueMessage::Stop)).await;
         if drained.is_err() {
             tracing::warn!("attempts that are still under way are repeated after the next start");
         }
         self.inner.supervisor.abort();
         self.inner.owner.stop(None);
-        self.inner.spool.shutdown().await;
+        self.inner.disks.shutdown().await;
     }
 }
 
 /// Without its owner or its spool the queue must not look as if it worked.
-async fn supervise(spool: Spool, owner: ractor::concurrency::JoinHandle<()>, delivery: Arc<crate::delivery::Shared>) {
+async fn supervise(disks: Disks, owner: ractor::concurrency::JoinHandle<()>, delivery: Arc<crate::delivery::Shared>) {
     tokio::select! {
-        reason = spool.failed() => tracing::debug!(reason, "no delivery begins any more"),
-        _ = owner => spool.fail("the queue's actor has ended"),
+        reason = disks.failed() => tracing::debug!(reason, "no delivery begins any more"),
+        _ = owner => disks.fail("the queue's actor has ended"),
     }
     delivery.stop();
 }
 
 /// (to deliver, to decide)
-fn recover(found: &[Found], spool: &Spool) -> (Vec<Entry>, Vec<Entry>) {
+fn recover(found: &[Found], disks: &Disks) -> (Vec<Entry>, Vec<Entry>) {
     let (mut accepted, mut waiting) = (Vec::new(), Vec::new());
     for message in found {
         match Entry::recover(message) {
             // Everything was delivered and only the last note is missing.
-            Some(entry) if message.accepted && entry.pending().is_empty() => spool.done(entry.id, None),
+            Some(entry) if message.accepted && entry.pending().is_empty() => disks.done(entry.id, None),
             Some(entry) if message.accepted => accepted.push(entry),
             Some(entry) => waiting.push(entry),
             None => tracing::error!(id = %message.id, "the envelope of a queued message cannot be read; it is kept"),

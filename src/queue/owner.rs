@@ -35,6 +35,8 @@ pub(crate) struct Owner;
 pub(crate) enum QueueMessage {
     Start,
     Add(Box<Entry>),
+    /// Others have taken these over.
+    LetGo(BTreeSet<MessageId>),
     Tick,
     Planned {
         id: MessageId,
@@ -138,6 +140,7 @@ impl Actor for Owner {
         match message {
             QueueMessage::Start => state.started = true,
             QueueMessage::Add(entry) => state.add(*entry),
+            QueueMessage::LetGo(ids) => ids.into_iter().for_each(|id| state.let_go(id)),
             QueueMessage::Tick => state.stop_idle_hops(),
             QueueMessage::Planned { id, plan, force } => state.planned(id, plan, force).await,
             QueueMessage::Finished(finished) => state.finished(finished),
@@ -228,6 +231,7 @@ impl OwnerState {
         }
         let now = now_ms();
         while self.started
+            && (self.delivery.may_deliver)()
             && self.under_way < UNDER_WAY_MAX
             && let Some(&(at_ms, id)) = self.due.first()
             && at_ms <= now

@@ -30,6 +30,9 @@ impl OwnerState {
             self.delivery.metrics.deliveries.get_or_create(&name.into()).inc();
             self.maillog.record(attempt_record(entry, recipient, status, &answer));
             if fate == Fate::Delivered {
+                if entry.let_go {
+                    self.delivery.metrics.duplicates.inc();
+                }
                 let wanted = entry.envelope.recipients.get(recipient).is_some_and(|to| to.notify.success);
                 if wanted && !dsn_passed_on {
                     entry.relayed.push((recipient, answer.clone()));
@@ -54,7 +57,11 @@ impl OwnerState {
         if entry.message.take().is_some() {
             self.memory_bytes = self.memory_bytes.saturating_sub(entry.size);
         }
-        self.settle(id);
+        if entry.let_go {
+            self.forget(id);
+        } else {
+            self.settle(id);
+        }
     }
 
     pub(super) fn settle(&mut self, id: MessageId) {
@@ -176,7 +183,7 @@ impl OwnerState {
     pub(super) fn note_progress(&self, id: MessageId) {
         let Some(entry) = self.entries.get(&id) else { return };
         match entry.progress_bytes() {
-            Ok(bytes) => self.delivery.spool.progress(id, bytes),
+            Ok(bytes) => self.delivery.disks.progress(id, bytes),
             Err(error) => tracing::error!(%id, %error, "cannot note the state of a message"),
         }
     }
@@ -193,7 +200,7 @@ impl OwnerState {
         }
         let removal = entry.removal.take();
         let told = removal.map(|reply| -> Then { Box::new(move || answer(reply, Ok(()))) });
-        self.delivery.spool.done(id, told);
+        self.delivery.disks.done(id, told);
     }
 }
 
@@ -224,7 +231,7 @@ async fn store_notice(
     hostname: &str,
     now: u64,
 ) -> Option<Box<Entry>> {
-    let original: Option<Message> = delivery.spool.read(about.id).await.unwrap_or_else(|error| {
+    let original: Option<Message> = delivery.disks.read(about.id).await.unwrap_or_else(|error| {
         tracing::error!(id = %about.id, %error, "a notice goes without the message that it speaks of");
         None
     });
@@ -232,7 +239,7 @@ async fn store_notice(
     let meta = notice.meta_bytes().ok()?;
     let body = notice.message.as_ref()?.bytes().clone();
     loop {
-        match delivery.spool.store(notice.id, meta.clone(), body.clone(), true).await {
+        match delivery.disks.store(notice.id, meta.clone(), body.clone(), true).await {
             Ok(()) => return Some(Box::new(notice)),
             Err(SpoolError::Stopped) => return None,
             Err(error) => tracing::warn!(id = %about.id, %error, "cannot store a notice yet"),

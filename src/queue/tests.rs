@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
+use std::path::Path;
+
 use super::*;
 use crate::config::DeliveryConfig;
 use crate::delivery::sink::{Captured, Say, Sink, polite, reply, until};
@@ -51,15 +53,19 @@ impl Bench {
         let of_call = Arc::clone(&settled);
         let servers = vec!["127.0.0.1:9".parse().unwrap()];
         let dns = Dns::new(&crate::config::DnsConfig { servers, timeout_s: 1 }).unwrap();
+        let sync_seconds = metrics.spool_sync_seconds.clone();
+        let (disks, left) = Disks::alone(&directory.join("spool"), &config.spool, sync_seconds).await.unwrap();
         let parts = QueueParts {
             config: Arc::new(config),
             dns,
+            disks,
             maillog: maillog.clone(),
             metrics: Arc::clone(&metrics),
             on_settled: Arc::new(move |tag| of_call.lock().unwrap().push(tag)),
             find_route,
+            may_deliver: Arc::new(|| true),
         };
-        let (queue, undecided) = Queue::open(&directory.join("spool"), parts).await.unwrap();
+        let (queue, undecided) = Queue::open(parts, left).await.unwrap();
         Self { directory: directory.to_owned(), queue, undecided, maillog, metrics, settled }
     }
 

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use bincode::Options;
 use serde::{Deserialize, Serialize};
 
+use super::Whose;
 use super::ledger::Live;
 use super::segment::Location;
 use crate::mail::MessageId;
@@ -43,6 +44,7 @@ struct EntryRef<'a> {
     accepted: bool,
     meta: &'a [u8],
     progress: Option<&'a [u8]>,
+    whose: Whose,
 }
 
 #[derive(Deserialize)]
@@ -51,6 +53,7 @@ struct Entry {
     accepted: bool,
     meta: Vec<u8>,
     progress: Option<Vec<u8>>,
+    whose: Whose,
 }
 
 pub(super) struct Index {
@@ -78,8 +81,8 @@ impl Commit {
     }
 
     pub(super) fn put(&mut self, id: MessageId, live: &mut Live) {
-        let Live { location, accepted, .. } = *live;
-        let entry = EntryRef { location, accepted, meta: &live.meta, progress: live.progress.as_deref() };
+        let Live { location, accepted, whose, .. } = *live;
+        let entry = EntryRef { location, accepted, meta: &live.meta, progress: live.progress.as_deref(), whose };
         // Cannot fail: the metadata was bounded when the message came. If it ever did, the old entry would stay.
         let Ok(value) = codec().serialize(&entry) else { return };
         let mut count: u16 = 0;
@@ -187,8 +190,8 @@ fn id_of(key: &[u8]) -> Option<MessageId> {
 }
 
 fn decode(value: &[u8], chunks: u16) -> io::Result<Live> {
-    let Entry { location, accepted, meta, progress } = codec().deserialize(value).map_err(|_| broken())?;
-    Ok(Live { location, accepted, meta: meta.into(), progress: progress.map(Into::into), chunks })
+    let Entry { location, accepted, meta, progress, whose } = codec().deserialize(value).map_err(|_| broken())?;
+    Ok(Live { location, accepted, whose, meta: meta.into(), progress: progress.map(Into::into), chunks })
 }
 
 fn broken() -> io::Error {

@@ -4,7 +4,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::record::Kind;
+use super::Whose;
+use super::record::{Kind, Name};
 use super::segment::Location;
 use crate::mail::MessageId;
 
@@ -13,6 +14,7 @@ use crate::mail::MessageId;
 pub(super) struct Live {
     pub(super) location: Location,
     pub(super) accepted: bool,
+    pub(super) whose: Whose,
     pub(super) meta: Box<[u8]>,
     pub(super) progress: Option<Box<[u8]>>,
     /// Chunks that the index holds of it; 0 = it has never been there.
@@ -37,22 +39,30 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Takes note of a record at `location`. `payload` is the metadata of a message, or the progress.
-    pub(super) fn apply(&mut self, kind: Kind, id: MessageId, location: Location, payload: &[u8]) {
+    /// Takes note of a record at `location`. `payload` is the metadata of a message, or the progress. False = it is about
+    /// a message that belongs to somebody else, and changes nothing.
+    pub(super) fn apply(&mut self, name: Name, location: Location, payload: &[u8]) -> bool {
+        let Name { kind, id, whose } = name;
+        if self.live.get(&id).is_some_and(|live| live.whose != whose) {
+            return false;
+        }
         match kind {
-            Kind::Held | Kind::Message => self.place(id, location, kind == Kind::Message, payload),
+            Kind::Held | Kind::Message => self.place(name, location, payload),
             Kind::Accepted => self.change(id, |live| live.accepted = true),
             Kind::Progress => self.change(id, |live| live.progress = Some(payload.into())),
             Kind::Done => self.remove(id),
+            Kind::Adopted => self.change(id, |live| (live.whose, live.accepted) = (Whose::Ours, true)),
         }
+        true
     }
 
     /// A message is new, or was copied forward: then it keeps its state.
-    fn place(&mut self, id: MessageId, location: Location, accepted: bool, meta: &[u8]) {
+    fn place(&mut self, Name { kind, id, whose }: Name, location: Location, meta: &[u8]) {
+        let accepted = kind == Kind::Message;
         let old = self.take_out(id);
         let live = match old {
             Some(old) => Live { location, accepted: accepted || old.accepted, ..old },
-            None => Live { location, accepted, meta: meta.into(), progress: None, chunks: 0 },
+            None => Live { location, accepted, whose, meta: meta.into(), progress: None, chunks: 0 },
         };
         self.insert(id, live);
         self.dirty.insert(id);
@@ -140,6 +150,10 @@ impl Ledger {
 mod tests {
     use super::*;
 
+    fn ours(kind: Kind, id: MessageId) -> Name {
+        Name { kind, id, whose: Whose::Ours }
+    }
+
     fn at(segment: u64) -> Location {
         Location { segment, offset: 32, meta_length: 1, body_length: 10 }
     }
@@ -147,14 +161,14 @@ mod tests {
     #[test]
     fn a_copy_forward_keeps_the_state_and_frees_the_segment() {
         let (mut ledger, id) = (Ledger::default(), MessageId::generate());
-        ledger.apply(Kind::Held, id, at(1), b"m");
-        ledger.apply(Kind::Accepted, id, at(1), b"");
-        ledger.apply(Kind::Progress, id, at(1), b"p");
-        ledger.apply(Kind::Held, id, at(2), b"m");
+        ledger.apply(ours(Kind::Held, id), at(1), b"m");
+        ledger.apply(ours(Kind::Accepted, id), at(1), b"");
+        ledger.apply(ours(Kind::Progress, id), at(1), b"p");
+        ledger.apply(ours(Kind::Held, id), at(2), b"m");
         let live = ledger.get(id).map(|live| (live.accepted, live.progress.as_deref() == Some(b"p"), live.location));
         assert_eq!(live, Some((true, true, at(2))));
         assert!(ledger.is_dead(1) && !ledger.is_dead(2));
-        ledger.apply(Kind::Done, id, at(2), b"");
+        ledger.apply(ours(Kind::Done, id), at(2), b"");
         assert!(ledger.get(id).is_none() && ledger.is_dead(2));
         assert_eq!(ledger.live_bytes, 0);
     }
@@ -162,16 +176,31 @@ mod tests {
     #[test]
     fn what_never_was_in_the_index_needs_no_removal_from_it() {
         let (mut ledger, id, kept) = (Ledger::default(), MessageId::generate(), MessageId::generate());
-        ledger.apply(Kind::Message, id, at(1), b"m");
-        ledger.apply(Kind::Message, kept, at(1), b"m");
-        ledger.apply(Kind::Done, id, at(1), b"");
+        ledger.apply(ours(Kind::Message, id), at(1), b"m");
+        ledger.apply(ours(Kind::Message, kept), at(1), b"m");
+        ledger.apply(ours(Kind::Done, id), at(1), b"");
         let mut encoded = Vec::new();
         let gone = ledger.take_changes(|id, live| {
             live.chunks = 1;
             encoded.push(id);
         });
         assert_eq!((encoded, gone), (vec![kept], vec![]));
-        ledger.apply(Kind::Done, kept, at(1), b"");
+        ledger.apply(ours(Kind::Done, kept), at(1), b"");
         assert_eq!(ledger.take_changes(|_, _| ()), vec![(kept, 1)]);
+    }
+
+    #[test]
+    fn what_was_adopted_is_ours_whatever_its_old_owner_says() {
+        let (mut ledger, id) = (Ledger::default(), MessageId::generate());
+        let of = |kind, node| Name { kind, id, whose: Whose::Of(node) };
+        assert!(ledger.apply(of(Kind::Held, 2), at(1), b"m"));
+        assert!(!ledger.apply(of(Kind::Accepted, 3), at(1), b""));
+        assert!(!ledger.apply(ours(Kind::Done, id), at(1), b""));
+        assert!(!ledger.apply(ours(Kind::Held, id), at(2), b"x"));
+        assert!(ledger.apply(of(Kind::Adopted, 2), at(1), b""));
+        assert!(!ledger.apply(of(Kind::Done, 2), at(1), b""));
+        let live = ledger.get(id).map(|live| (live.whose, live.accepted, live.location, &*live.meta == b"m"));
+        assert_eq!(live, Some((Whose::Ours, true, at(1), true)));
+        assert!(ledger.apply(ours(Kind::Done, id), at(1), b"") && ledger.get(id).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Durable bytes of messages in segment files.
+//! Durable bytes of messages in segment files: our own, and the copies of other nodes' that this one mirrors.
 //!
 //! One thread appends checksummed records to the newest segment and syncs once for all who wait. A message is a
 //! record; what becomes of it are marks behind it: accepted, progress, done. The invariants:
@@ -29,11 +29,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use prometheus_client::metrics::histogram::Histogram;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::config::SpoolConfig;
 use crate::mail::{Message, MessageId};
-use record::Kind;
+use record::{Kind, Name};
 use segment::Location;
 pub(crate) use writer::Then;
 use writer::{Request, Writer};
@@ -50,6 +51,10 @@ pub enum SpoolError {
     Io(PathBuf, io::Error),
     #[error("the spool has stopped after a disk error")]
     Stopped,
+    #[error("message {0} is here and belongs to another node")]
+    OfAnother(MessageId),
+    #[error("no other node keeps a copy of message {0}")]
+    NoMirror(MessageId),
 }
 
 /// The spool's handle. Cheap to clone.
@@ -59,10 +64,20 @@ pub(crate) struct Spool {
     requests: Sender<Request>,
 }
 
-/// A message that an earlier life left.
-#[derive(Debug)]
+/// Who has to see to a message. Records are about messages of their owner alone: what another node says of one that is
+/// ours by now changes nothing.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Whose {
+    Ours,
+    /// We mirror it for this node.
+    Of(u64),
+}
+
+/// A message that lives.
+#[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) id: MessageId,
+    pub(crate) whose: Whose,
     /// Its decision is noted; otherwise it waits for one.
     pub(crate) accepted: bool,
     pub(crate) meta: Box<[u8]>,
@@ -86,7 +101,7 @@ struct Shared {
 }
 
 impl Spool {
-    /// Reads what is under `directory` (made if absent) and starts the writer.
+    /// Reads what is under `directory` (made if absent) and starts the writer; returns what lives and is ours.
     pub(crate) async fn open(
         directory: &Path,
         config: &SpoolConfig,
@@ -118,7 +133,7 @@ impl Spool {
             _lock: lock,
         });
         shared.check_room();
-        let found = found(&ledger);
+        let found = found(&ledger, Whose::Ours);
         let committer = commit::Committer::start(index, committed, Arc::clone(&shared))?;
         let writer = Writer::new(Arc::clone(&shared), ledger, committer, next_segment)?;
         let (requests, waiting) = channel();
@@ -135,7 +150,7 @@ impl Spool {
     /// Returns when the message is on disk. One that is not `accepted` waits for [`Spool::accept`] or [`Spool::done`].
     pub(crate) async fn store(
         &self,
-        id: MessageId,
+        (id, whose): (MessageId, Whose),
         meta: Vec<u8>,
         body: Bytes,
         accepted: bool,
@@ -145,31 +160,51 @@ impl Spool {
         let waiting = Arc::clone(&self.shared.waiting);
         let permit = waiting.acquire_many_owned(permits).await.map_err(|_| SpoolError::Stopped)?;
         let (reply, answer) = oneshot::channel();
-        let kind = if accepted { Kind::Message } else { Kind::Held };
-        let request = Request::Store { kind, id, meta, body, reply, permit };
+        let name = Name { kind: if accepted { Kind::Message } else { Kind::Held }, id, whose };
+        let request = Request::Store { name, meta, body, reply, permit };
         self.requests.send(request).map_err(|_| SpoolError::Stopped)?;
         answer.await.map_err(|_| SpoolError::Stopped)?
     }
 
     /// Notes that the decision was yes; `then` is called when the note is on disk.
-    pub(crate) fn accept(&self, id: MessageId, then: Option<Then>) {
-        self.mark(Kind::Accepted, id, Vec::new(), then);
+    pub(crate) fn accept(&self, (id, whose): (MessageId, Whose), then: Option<Then>) {
+        self.mark(Name { kind: Kind::Accepted, id, whose }, Vec::new(), then);
     }
 
     /// Notes the whole state of the recipients.
-    pub(crate) fn progress(&self, id: MessageId, state: Vec<u8>) {
-        self.mark(Kind::Progress, id, state, None);
+    pub(crate) fn progress(&self, (id, whose): (MessageId, Whose), state: Vec<u8>, then: Option<Then>) {
+        self.mark(Name { kind: Kind::Progress, id, whose }, state, then);
     }
 
     /// Forgets the message; `then` is called when that is on disk.
-    pub(crate) fn done(&self, id: MessageId, then: Option<Then>) {
-        self.mark(Kind::Done, id, Vec::new(), then);
+    pub(crate) fn done(&self, (id, whose): (MessageId, Whose), then: Option<Then>) {
+        self.mark(Name { kind: Kind::Done, id, whose }, Vec::new(), then);
     }
 
-    fn mark(&self, kind: Kind, id: MessageId, payload: Vec<u8>, then: Option<Then>) {
-        if self.requests.send(Request::Mark { kind, id, payload, then }).is_err() {
-            tracing::error!(%id, "the spool has stopped: what became of the message is not noted");
+    /// Notes that `node`'s message is ours from now on, and accepted.
+    pub(crate) fn adopt(&self, id: MessageId, node: u64, then: Option<Then>) {
+        self.mark(Name { kind: Kind::Adopted, id, whose: Whose::Of(node) }, Vec::new(), then);
+    }
+
+    fn mark(&self, name: Name, payload: Vec<u8>, then: Option<Then>) {
+        if self.requests.send(Request::Mark { name, payload, then }).is_err() {
+            tracing::error!(id = %name.id, "the spool has stopped: what became of the message is not noted");
         }
+    }
+
+    /// What lives, in order of id; behind everything that was asked before.
+    pub(crate) async fn list(&self, whose: Whose) -> Result<Vec<Found>, SpoolError> {
+        self.ask(|reply| Request::List { whose, reply }).await
+    }
+
+    pub(crate) async fn get(&self, id: MessageId) -> Result<Option<Found>, SpoolError> {
+        self.ask(|reply| Request::Get { id, reply }).await
+    }
+
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, SpoolError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(question(reply)).map_err(|_| SpoolError::Stopped)?;
+        answer.await.map_err(|_| SpoolError::Stopped)
     }
 
     /// The bytes of a message; `None` if it is not in the spool.
@@ -277,18 +312,23 @@ fn lock(directory: &Path) -> io::Result<File> {
     }
 }
 
-/// In order of id, which is the order of arrival.
-fn found(ledger: &ledger::Ledger) -> Vec<Found> {
-    let mut found: Vec<_> = ledger
-        .messages()
-        .map(|(id, live)| Found {
+impl Found {
+    fn new(id: MessageId, live: &ledger::Live) -> Self {
+        Self {
             id,
+            whose: live.whose,
             accepted: live.accepted,
             meta: live.meta.clone(),
             progress: live.progress.clone(),
             size: u64::from(live.location.body_length),
-        })
-        .collect();
+        }
+    }
+}
+
+/// In order of id, which is the order of arrival.
+fn found(ledger: &ledger::Ledger, whose: Whose) -> Vec<Found> {
+    let of = ledger.messages().filter(|(_, live)| live.whose == whose);
+    let mut found: Vec<_> = of.map(|(id, live)| Found::new(id, live)).collect();
     found.sort_unstable_by_key(|found| found.id);
     found
 }

@@ -2,9 +2,12 @@
 //!
 //! All checksums begin with the segment's random salt. A sender therefore cannot put something into a
 //! message that a scan would take for a record after damage, and a recycled block is never taken for a new one.
+//!
+//! A record of another node's message has a bit more in its kind, and the number of that node before its metadata.
 
 use crc32fast::Hasher;
 
+use super::Whose;
 use crate::mail::MessageId;
 
 const MAGIC: [u8; 4] = *b"OGr1";
@@ -23,11 +26,26 @@ pub(super) enum Kind {
     Progress,
     /// Nothing is left to do, or the decision was no.
     Done,
+    /// Another node's message is ours from here on, and accepted.
+    Adopted,
+}
+
+/// Set in the kind of a record of another node's message.
+const OF_ANOTHER: u8 = 0x10;
+const OWNER_LENGTH: usize = 8;
+
+/// What a record is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Name {
+    pub(super) kind: Kind,
+    pub(super) id: MessageId,
+    pub(super) whose: Whose,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Header {
-    pub(super) kind: Kind,
+    kind: Kind,
+    of_another: bool,
     pub(super) id: MessageId,
     pub(super) meta_length: u32,
     pub(super) body_length: u32,
@@ -37,6 +55,7 @@ pub(super) struct Header {
 /// A record in memory with its payload checked.
 pub(super) struct Record<'a> {
     pub(super) header: Header,
+    pub(super) name: Name,
     pub(super) meta: &'a [u8],
     pub(super) body: &'a [u8],
 }
@@ -49,11 +68,12 @@ impl Kind {
             Self::Accepted => 3,
             Self::Progress => 4,
             Self::Done => 5,
+            Self::Adopted => 6,
         }
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        [Self::Held, Self::Message, Self::Accepted, Self::Progress, Self::Done]
+        [Self::Held, Self::Message, Self::Accepted, Self::Progress, Self::Done, Self::Adopted]
             .into_iter()
             .find(|kind| kind.code() == code)
     }
@@ -72,8 +92,8 @@ impl Header {
             return None;
         }
         let id = MessageId::from_bytes(bytes[5..21].try_into().ok()?);
-        let kind = Kind::from_code(bytes[4])?;
-        Some(Self { kind, id, meta_length: word(21), body_length: word(25), payload_checksum: word(29) })
+        let (kind, of_another) = (Kind::from_code(bytes[4] & !OF_ANOTHER)?, bytes[4] & OF_ANOTHER != 0);
+        Some(Self { kind, of_another, id, meta_length: word(21), body_length: word(25), payload_checksum: word(29) })
     }
 }
 
@@ -84,29 +104,41 @@ impl<'a> Record<'a> {
         let length = usize::try_from(header.record_length()).ok()?;
         let payload = bytes.get(HEADER_LENGTH..length)?;
         let (meta, body) = payload.split_at(usize::try_from(header.meta_length).ok()?);
-        (checksum(salt, &[meta, body]) == header.payload_checksum).then_some(Self { header, meta, body })
+        if checksum(salt, &[meta, body]) != header.payload_checksum {
+            return None;
+        }
+        let (whose, meta) = if header.of_another {
+            let (owner, meta) = meta.split_at_checked(OWNER_LENGTH)?;
+            (Whose::Of(u64::from_le_bytes(owner.try_into().ok()?)), meta)
+        } else {
+            (Whose::Ours, meta)
+        };
+        let name = Name { kind: header.kind, id: header.id, whose };
+        Some(Self { header, name, meta, body })
     }
 }
 
-/// Appends the header of a record to `buffer`. Lengths above 4 GiB are refused with `None`.
-pub(super) fn write_header(
-    buffer: &mut Vec<u8>,
-    salt: u64,
-    (kind, id): (Kind, MessageId),
-    meta: &[u8],
-    body: &[u8],
-) -> Option<()> {
-    let (meta_length, body_length) = (u32::try_from(meta.len()).ok()?, u32::try_from(body.len()).ok()?);
+/// Appends all of a record but its body to `buffer`; returns the lengths of its metadata and its body. Lengths above
+/// 4 GiB are refused with `None`.
+pub(super) fn write_head(buffer: &mut Vec<u8>, salt: u64, name: Name, meta: &[u8], body: &[u8]) -> Option<(u32, u32)> {
+    let (owner, mark) = match name.whose {
+        Whose::Ours => (None, 0),
+        Whose::Of(node) => (Some(node.to_le_bytes()), OF_ANOTHER),
+    };
+    let owner = owner.as_ref().map_or(&[][..], |owner| &owner[..]);
+    let (meta_length, body_length) = (u32::try_from(owner.len() + meta.len()).ok()?, u32::try_from(body.len()).ok()?);
     let start = buffer.len();
     buffer.extend_from_slice(&MAGIC);
-    buffer.push(kind.code());
-    buffer.extend_from_slice(&id.to_bytes());
+    buffer.push(name.kind.code() | mark);
+    buffer.extend_from_slice(&name.id.to_bytes());
     buffer.extend_from_slice(&meta_length.to_le_bytes());
     buffer.extend_from_slice(&body_length.to_le_bytes());
-    buffer.extend_from_slice(&checksum(salt, &[meta, body]).to_le_bytes());
+    buffer.extend_from_slice(&checksum(salt, &[owner, meta, body]).to_le_bytes());
     let header = checksum(salt, &[&buffer[start..]]);
     buffer.extend_from_slice(&header.to_le_bytes());
-    Some(())
+    buffer.extend_from_slice(owner);
+    buffer.extend_from_slice(meta);
+    Some((meta_length, body_length))
 }
 
 fn checksum(salt: u64, parts: &[&[u8]]) -> u32 {
@@ -133,7 +165,7 @@ pub(super) fn scan(bytes: &[u8], from: usize, salt: u64, mut each: impl FnMut(us
         if start != at {
             found.damaged.push(at..start);
         }
-        let length = HEADER_LENGTH + record.meta.len() + record.body.len();
+        let length = usize::try_from(record.header.record_length()).unwrap_or(usize::MAX);
         each(start, record);
         at = start + length;
         found.end = at;
@@ -165,8 +197,9 @@ mod tests {
         let mut starts = Vec::new();
         for body in [&b"first OGr1 body"[..], b"", b"third"] {
             starts.push(bytes.len());
-            write_header(&mut bytes, 7, (Kind::Message, MessageId::generate()), b"meta", body).unwrap();
-            bytes.extend_from_slice(b"meta");
+            let whose = if body.is_empty() { Whose::Of(258) } else { Whose::Ours };
+            let name = Name { kind: Kind::Message, id: MessageId::generate(), whose };
+            write_head(&mut bytes, 7, name, b"meta", body).unwrap();
             bytes.extend_from_slice(body);
         }
         (bytes, starts)
@@ -174,7 +207,11 @@ mod tests {
 
     fn starts(bytes: &[u8]) -> (Vec<usize>, Scan) {
         let mut found = Vec::new();
-        let scan = scan(bytes, 0, 7, |at, _| found.push(at));
+        let scan = scan(bytes, 0, 7, |at, record| {
+            assert_eq!(record.name.whose == Whose::Of(258), record.body.is_empty());
+            assert_eq!(record.meta, b"meta");
+            found.push(at);
+        });
         (found, scan)
     }
 

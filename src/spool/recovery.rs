@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::index::{Index, Position};
 use super::ledger::Ledger;
-use super::record::{self, Kind};
+use super::record::{self, Kind, Name};
 use super::segment::{self, FILE_HEADER_LENGTH, Location};
 use crate::mail::MessageId;
 
@@ -87,9 +87,10 @@ fn read_segment(directory: &Path, number: u64, committed: Option<Position>, ledg
 }
 
 fn note(ledger: &mut Ledger, segment: u64, offset: usize, record: &record::Record<'_>) {
-    let record::Header { kind, id, meta_length, body_length, .. } = record.header;
+    let record::Header { meta_length, body_length, .. } = record.header;
     let location = Location { segment, offset: offset as u64, meta_length, body_length };
-    ledger.apply(kind, id, location, record.meta);
+    ledger.apply(record.name, location, record.meta);
+    let Name { kind, .. } = record.name;
     debug_assert!(record.body.is_empty() || matches!(kind, Kind::Held | Kind::Message));
 }
 

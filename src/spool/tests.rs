@@ -8,6 +8,10 @@ fn config(segment_max_bytes: u64) -> SpoolConfig {
     SpoolConfig { free_min_bytes: 0, segment_max_bytes }
 }
 
+fn ours(id: MessageId) -> (MessageId, Whose) {
+    (id, Whose::Ours)
+}
+
 async fn open(directory: &Path) -> (Spool, Vec<Found>) {
     Spool::open(directory, &config(64 << 20), Histogram::new([1.0])).await.unwrap()
 }
@@ -45,7 +49,7 @@ fn segment_of(directory: &Path) -> PathBuf {
 /// Waits until every mark before is on disk.
 async fn settle(spool: &Spool) {
     let (sender, receiver) = channel();
-    spool.accept(MessageId::generate(), Some(Box::new(move || sender.send(()).unwrap())));
+    spool.accept(ours(MessageId::generate()), Some(Box::new(move || sender.send(()).unwrap())));
     tokio::task::spawn_blocking(move || receiver.recv_timeout(Duration::from_secs(20)).unwrap()).await.unwrap();
 }
 
@@ -62,17 +66,17 @@ async fn a_file_cut_anywhere_keeps_what_was_whole() {
     let length = || usize::try_from(std::fs::metadata(&path).unwrap().len()).unwrap();
     // The length of the file behind each step.
     let mut ends = Vec::new();
-    spool.store(ids[0], b"m0".to_vec(), body("first"), false).await.unwrap();
+    spool.store(ours(ids[0]), b"m0".to_vec(), body("first"), false).await.unwrap();
     ends.push(length());
-    spool.store(ids[1], b"m1".to_vec(), body("second"), true).await.unwrap();
+    spool.store(ours(ids[1]), b"m1".to_vec(), body("second"), true).await.unwrap();
     ends.push(length());
-    spool.accept(ids[0], None);
-    spool.store(ids[2], b"m2".to_vec(), body("third"), false).await.unwrap();
+    spool.accept(ours(ids[0]), None);
+    spool.store(ours(ids[2]), b"m2".to_vec(), body("third"), false).await.unwrap();
     ends.push(length());
-    spool.progress(ids[1], b"half".to_vec());
+    spool.progress(ours(ids[1]), b"half".to_vec(), None);
     settle(&spool).await;
     ends.push(length());
-    spool.done(ids[2], None);
+    spool.done(ours(ids[2]), None);
     settle(&spool).await;
     let whole = std::fs::read(&path).unwrap();
     for cut in 32..=whole.len() {
@@ -98,11 +102,11 @@ async fn index_and_segments_tell_the_same() {
     let directory = tempfile::tempdir().unwrap();
     let (spool, _) = open(directory.path()).await;
     let (big, small, gone) = (MessageId::generate(), MessageId::generate(), MessageId::generate());
-    spool.store(big, vec![7; 100_000], body("big"), true).await.unwrap();
-    spool.store(small, b"meta".to_vec(), body("small"), false).await.unwrap();
-    spool.store(gone, b"meta".to_vec(), body("gone"), true).await.unwrap();
-    spool.done(gone, None);
-    spool.progress(big, b"state".to_vec());
+    spool.store(ours(big), vec![7; 100_000], body("big"), true).await.unwrap();
+    spool.store(ours(small), b"meta".to_vec(), body("small"), false).await.unwrap();
+    spool.store(ours(gone), b"meta".to_vec(), body("gone"), true).await.unwrap();
+    spool.done(ours(gone), None);
+    spool.progress(ours(big), b"state".to_vec(), None);
     spool.shutdown().await;
     for with_index in [true, false] {
         let copied = tempfile::tempdir().unwrap();
@@ -124,7 +128,7 @@ async fn a_broken_or_foreign_index_is_made_anew() {
     let directory = tempfile::tempdir().unwrap();
     let (spool, _) = open(directory.path()).await;
     let id = MessageId::generate();
-    spool.store(id, b"meta".to_vec(), body("body"), true).await.unwrap();
+    spool.store(ours(id), b"meta".to_vec(), body("body"), true).await.unwrap();
     spool.shutdown().await;
     for damage in ["garbage", "empty", "no conf"] {
         let copied = tempfile::tempdir().unwrap();
@@ -151,16 +155,16 @@ async fn dead_segments_go_and_a_stuck_message_is_carried_along() {
     let directory = tempfile::tempdir().unwrap();
     let (spool, _) = Spool::open(directory.path(), &config(4096), Histogram::new([1.0])).await.unwrap();
     let stuck = MessageId::generate();
-    spool.store(stuck, b"stuck".to_vec(), body("stuck body"), true).await.unwrap();
-    spool.progress(stuck, b"state".to_vec());
+    spool.store(ours(stuck), b"stuck".to_vec(), body("stuck body"), true).await.unwrap();
+    spool.progress(ours(stuck), b"state".to_vec(), None);
     let first = segment_of(directory.path());
     let large = Bytes::from(vec![b'x'; 1000]);
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
     while first.exists() {
         assert!(std::time::Instant::now() < deadline, "the first segment goes in time");
         let id = MessageId::generate();
-        spool.store(id, Vec::new(), large.clone(), true).await.unwrap();
-        spool.done(id, None);
+        spool.store(ours(id), Vec::new(), large.clone(), true).await.unwrap();
+        spool.done(ours(id), None);
     }
     assert_eq!(&spool.read(stuck).await.unwrap().unwrap().bytes()[..], b"stuck body");
     for with_index in [true, false] {
@@ -199,8 +203,8 @@ async fn churn(spool: &Spool, enough: impl Fn() -> bool) {
     while !enough() {
         assert!(std::time::Instant::now() < deadline, "enough in time");
         let id = MessageId::generate();
-        spool.store(id, Vec::new(), large.clone(), true).await.unwrap();
-        spool.done(id, None);
+        spool.store(ours(id), Vec::new(), large.clone(), true).await.unwrap();
+        spool.done(ours(id), None);
     }
 }
 
@@ -209,7 +213,7 @@ async fn what_cannot_be_read_for_a_moment_is_not_lost() {
     let directory = tempfile::tempdir().unwrap();
     let (spool, _) = Spool::open(directory.path(), &config(4096), Histogram::new([1.0])).await.unwrap();
     let stuck = MessageId::generate();
-    spool.store(stuck, b"stuck".to_vec(), body("stuck body"), true).await.unwrap();
+    spool.store(ours(stuck), b"stuck".to_vec(), body("stuck body"), true).await.unwrap();
     let (first, away) = (segment_of(directory.path()), directory.path().join("away"));
     std::fs::rename(&first, &away).unwrap();
     churn(&spool, || segment::list(directory.path()).unwrap().len() > 20).await;
@@ -224,7 +228,7 @@ async fn damage_is_kept_aside_and_never_deleted() {
     let directory = tempfile::tempdir().unwrap();
     let (spool, _) = Spool::open(directory.path(), &config(4096), Histogram::new([1.0])).await.unwrap();
     let stuck = MessageId::generate();
-    spool.store(stuck, b"stuck".to_vec(), body("stuck body"), true).await.unwrap();
+    spool.store(ours(stuck), b"stuck".to_vec(), body("stuck body"), true).await.unwrap();
     let first = segment_of(directory.path());
     let mut bytes = std::fs::read(&first).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
@@ -239,7 +243,7 @@ async fn a_segment_without_a_readable_header_is_kept_aside() {
     for header in ["zeros", "noise"] {
         let directory = tempfile::tempdir().unwrap();
         let (spool, _) = open(directory.path()).await;
-        spool.store(MessageId::generate(), b"meta".to_vec(), body("body"), true).await.unwrap();
+        spool.store(ours(MessageId::generate()), b"meta".to_vec(), body("body"), true).await.unwrap();
         let (path, copied) = (segment_of(directory.path()), tempfile::tempdir().unwrap());
         let mut bytes = std::fs::read(&path).unwrap();
         let noise = |at: u8| if header == "zeros" { 0 } else { at };
@@ -278,14 +282,14 @@ async fn a_stop_on_a_full_disk_waits_for_room_for_the_last_marks() {
     let (directory, ballast) = (disk.0.path().join("spool"), disk.0.path().join("ballast"));
     let (spool, _) = open(&directory).await;
     let (first, second) = (MessageId::generate(), MessageId::generate());
-    spool.store(first, b"meta".to_vec(), body("first"), true).await.unwrap();
-    spool.store(second, b"meta".to_vec(), body("second"), true).await.unwrap();
+    spool.store(ours(first), b"meta".to_vec(), body("first"), true).await.unwrap();
+    spool.store(ours(second), b"meta".to_vec(), body("second"), true).await.unwrap();
     let mut filling = File::create(&ballast).unwrap();
     while io::Write::write_all(&mut filling, &[0; 4096]).is_ok() {}
     drop(filling);
-    spool.progress(second, vec![1; 10_000]);
-    spool.done(first, None);
-    let refused = spool.store(MessageId::generate(), vec![1; 10_000], Bytes::new(), true).await;
+    spool.progress(ours(second), vec![1; 10_000], None);
+    spool.done(ours(first), None);
+    let refused = spool.store(ours(MessageId::generate()), vec![1; 10_000], Bytes::new(), true).await;
     assert!(matches!(refused, Err(SpoolError::Full(_))), "{refused:?}");
     let stopping = tokio::spawn(async move { spool.shutdown().await });
     tokio::time::sleep(Duration::from_millis(500)).await;

@@ -17,9 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::commit::Committer;
 use super::index::{Commit, Position};
 use super::ledger::Ledger;
-use super::record::{self, Kind};
+use super::record::{self, Kind, Name};
 use super::segment::{self, FILE_HEADER_LENGTH, Location};
-use super::{Shared, SpoolError};
+use super::{Found, Shared, SpoolError, Whose, found};
 use crate::mail::MessageId;
 
 const BATCH_MAX: usize = 4096;
@@ -42,18 +42,25 @@ pub(crate) type Then = Box<dyn FnOnce() + Send>;
 
 pub(super) enum Request {
     Store {
-        kind: Kind,
-        id: MessageId,
+        name: Name,
         meta: Vec<u8>,
         body: Bytes,
         reply: oneshot::Sender<Result<(), SpoolError>>,
         permit: OwnedSemaphorePermit,
     },
     Mark {
-        kind: Kind,
-        id: MessageId,
+        name: Name,
         payload: Vec<u8>,
         then: Option<Then>,
+    },
+    /// What lives and is whose.
+    List {
+        whose: Whose,
+        reply: oneshot::Sender<Vec<Found>>,
+    },
+    Get {
+        id: MessageId,
+        reply: oneshot::Sender<Option<Found>>,
     },
     Stop(oneshot::Sender<()>),
 }
@@ -157,7 +164,7 @@ impl Writer {
             self.sync()?;
         }
         for request in &self.postponed {
-            if let Request::Mark { kind, id, .. } = request {
+            if let Request::Mark { name: Name { kind, id, .. }, .. } = request {
                 tracing::error!(%id, ?kind, "no room to note what became of a message: it may go out again");
             }
         }
@@ -194,7 +201,7 @@ impl Writer {
                     bytes += body.len();
                     batch.push_back(request);
                 }
-                Request::Mark { .. } => batch.push_back(request),
+                Request::Mark { .. } | Request::List { .. } | Request::Get { .. } => batch.push_back(request),
             }
             if batch.len() >= BATCH_MAX || bytes >= BATCH_MAX_BYTES {
                 break;
@@ -243,9 +250,13 @@ impl Writer {
         let mut end = self.end;
         for request in batch {
             let location = match request {
-                Request::Store { kind, id, meta, body, .. } => self.write((*kind, *id), meta, body, end)?,
-                Request::Mark { kind, id, payload, .. } => self.write((*kind, *id), payload, &[], end)?,
-                Request::Stop(_) => continue,
+                Request::Store { name, meta, body, .. } => self.write(*name, meta, body, end)?,
+                Request::Mark { name, payload, .. } => self.write(*name, payload, &[], end)?,
+                // Nothing to write: it keeps its turn with an empty place.
+                Request::Stop(_) | Request::List { .. } | Request::Get { .. } => {
+                    places.push(Location { segment: self.segment, offset: end, meta_length: 0, body_length: 0 });
+                    continue;
+                }
             };
             end += location.record_length();
             places.push(location);
@@ -255,18 +266,16 @@ impl Writer {
     }
 
     /// One record at `offset`, through the buffer unless its body is large.
-    fn write(&mut self, name: (Kind, MessageId), meta: &[u8], body: &[u8], offset: u64) -> io::Result<Location> {
+    fn write(&mut self, name: Name, meta: &[u8], body: &[u8], offset: u64) -> io::Result<Location> {
         let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "a record has more than 4 GiB");
-        record::write_header(&mut self.buffer, self.salt, name, meta, body).ok_or_else(too_long)?;
-        self.buffer.extend_from_slice(meta);
+        let (meta_length, body_length) =
+            record::write_head(&mut self.buffer, self.salt, name, meta, body).ok_or_else(too_long)?;
         if body.len() <= COPY_MAX_BYTES {
             self.buffer.extend_from_slice(body);
         } else {
             self.write_buffer()?;
             self.file.write_all(body)?;
         }
-        let (meta_length, body_length) = (u32::try_from(meta.len()), u32::try_from(body.len()));
-        let (Ok(meta_length), Ok(body_length)) = (meta_length, body_length) else { return Err(too_long()) };
         Ok(Location { segment: self.segment, offset, meta_length, body_length })
     }
 
@@ -279,23 +288,32 @@ impl Writer {
 
     fn note(&mut self, batch: VecDeque<Request>, places: Vec<Location>) {
         for (request, location) in batch.into_iter().zip(places) {
-            self.end = location.offset + location.record_length();
             match request {
-                Request::Store { kind, id, meta, reply, permit, .. } => {
-                    self.ledger.apply(kind, id, location, &meta);
-                    self.shared.place(id, Some(location));
-                    self.synced_replies.push((reply, permit));
+                Request::Store { name, meta, reply, permit, .. } => {
+                    self.grow_to(&location);
+                    if self.ledger.apply(name, location, &meta) {
+                        self.shared.place(name.id, Some(location));
+                        self.synced_replies.push((reply, permit));
+                    } else {
+                        answer(reply, Err(SpoolError::OfAnother(name.id)));
+                    }
                 }
-                Request::Mark { kind, id, payload, then } => {
-                    self.ledger.apply(kind, id, location, &payload);
-                    if kind == Kind::Done {
-                        self.shared.place(id, None);
+                Request::Mark { name, payload, then } => {
+                    self.grow_to(&location);
+                    if self.ledger.apply(name, location, &payload) && name.kind == Kind::Done {
+                        self.shared.place(name.id, None);
                     }
                     self.synced_calls.extend(then);
                 }
+                Request::List { whose, reply } => tell(reply, found(&self.ledger, whose)),
+                Request::Get { id, reply } => tell(reply, self.ledger.get(id).map(|live| Found::new(id, live))),
                 Request::Stop(_) => {}
             }
         }
+    }
+
+    fn grow_to(&mut self, last: &Location) {
+        self.end = last.offset + last.record_length();
         self.ledger.set_size(self.segment, self.end);
         self.unsynced_since.get_or_insert_with(Instant::now);
     }
@@ -312,6 +330,8 @@ impl Writer {
                 Request::Store { reply, .. } => {
                     answer(reply, Err(SpoolError::Full(self.shared.directory.clone())));
                 }
+                Request::List { whose, reply } => tell(reply, found(&self.ledger, whose)),
+                Request::Get { id, reply } => tell(reply, self.ledger.get(id).map(|live| Found::new(id, live))),
                 Request::Mark { .. } | Request::Stop(_) => self.postponed.push_back(request),
             }
         }
@@ -351,7 +371,7 @@ impl Writer {
 
     fn copy_forward(&mut self, id: MessageId) -> Result<u64, Stop> {
         let Some(live) = self.ledger.get(id) else { return Ok(0) };
-        let (from, accepted, meta) = (live.location, live.accepted, live.meta.to_vec());
+        let (from, accepted, whose, meta) = (live.location, live.accepted, live.whose, live.meta.to_vec());
         let progress = live.progress.as_ref().map(|progress| progress.to_vec());
         let body = match segment::read_body(&self.shared.directory, from, id) {
             Ok(body) => body,
@@ -363,18 +383,19 @@ impl Writer {
             }
         };
         let kind = if accepted { Kind::Message } else { Kind::Held };
-        let written = self.rotate_if_full().and_then(|()| self.write((kind, id), &meta, &body, self.end));
+        let name = Name { kind, id, whose };
+        let written = self.rotate_if_full().and_then(|()| self.write(name, &meta, &body, self.end));
         let copied = written.and_then(|place| {
             let end = self.end + place.record_length();
-            let progress_place =
-                progress.as_ref().map(|bytes| self.write((Kind::Progress, id), bytes, &[], end)).transpose()?;
+            let of_progress = Name { kind: Kind::Progress, ..name };
+            let progress_place = progress.as_ref().map(|bytes| self.write(of_progress, bytes, &[], end)).transpose()?;
             self.write_buffer()?;
             Ok((place, end, progress_place))
         });
         match copied {
             Ok((place, end, progress_place)) => {
                 self.end = end + progress_place.map_or(0, |place| place.record_length());
-                self.ledger.apply(kind, id, place, &meta);
+                self.ledger.apply(name, place, &meta);
                 self.ledger.set_size(self.segment, self.end);
                 self.shared.place(id, Some(place));
                 self.unsynced_since.get_or_insert_with(Instant::now);
@@ -442,6 +463,12 @@ fn is_damage(error: &io::Error) -> bool {
 
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn tell<T>(reply: oneshot::Sender<T>, value: T) {
+    if reply.send(value).is_err() {
+        tracing::debug!("nobody waited for the spool's answer");
+    }
 }
 
 fn answer(reply: oneshot::Sender<Result<(), SpoolError>>, result: Result<(), SpoolError>) {

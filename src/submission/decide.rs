@@ -66,6 +66,7 @@ pub(super) async fn decide(line: &Line, incoming: &Incoming, judged: &Judged) ->
         return Decided { disposition: Ok(content_refusal(judged)), admission: None, stored: None };
     };
     let unsettled = Unsettled::new(&line.cluster);
+    let owner_epoch = line.cluster.owner_epoch();
     let admit = admit(line, admission(incoming, judged, wish, unsettled.id));
     let (early, admission) = if judged.stores_early() {
         let (stored, admission) = tokio::join!(store(line, incoming, judged, unsettled.tag()), admit);
@@ -80,6 +81,11 @@ pub(super) async fn decide(line: &Line, incoming: &Incoming, judged: &Judged) ->
             return Decided { disposition: Err(undecided(&error)), admission: None, stored: None };
         }
     };
+    if line.cluster.owner_epoch() != owner_epoch {
+        // Mirrors sorted what this node had when it was declared down, perhaps before this decision.
+        discard(line, early);
+        return Decided { disposition: Err(Reply::undecided()), admission: Some(admission), stored: None };
+    }
     let disposition = disposition(judged.intent.clone(), &admission.outcome.verdict, &judged.user.settings);
     if disposition != Disposition::Deliver {
         discard(line, early);
@@ -182,7 +188,9 @@ fn not_stored(error: &SpoolError) -> Reply {
     tracing::error!(%error, "cannot store a message");
     match error {
         SpoolError::Full(_) => Reply::disk_full(),
-        SpoolError::Io(..) | SpoolError::Stopped => Reply::undecided(),
+        SpoolError::Io(..) | SpoolError::Stopped | SpoolError::OfAnother(_) | SpoolError::NoMirror(_) => {
+            Reply::undecided()
+        }
     }
 }
 

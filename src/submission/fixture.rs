@@ -20,6 +20,7 @@ use crate::mail::{Body, Envelope, Message, MessageId, Notify, Recipient, Reverse
 use crate::maillog::record::Submission;
 use crate::maillog::{Event, Maillog, Query};
 use crate::metrics::Metrics;
+use crate::mirror::Disks;
 use crate::quarantine::Quarantine;
 use crate::queue::{Queue, QueueParts};
 use crate::user::Directory;
@@ -143,17 +144,21 @@ async fn line(config: Arc<Config>, cluster: Cluster, directory: &TempDir) -> Lin
     let maillog = Maillog::open(&directory.path().join("log"), 32).unwrap();
     let dns = Dns::new(&config.dns).unwrap();
     let settled = cluster.clone();
+    let sync_seconds = metrics.spool_sync_seconds.clone();
+    let (disks, left) = Disks::alone(&directory.path().join("queue"), &config.spool, sync_seconds).await.unwrap();
     let parts = QueueParts {
         config: Arc::clone(&config),
         dns: dns.clone(),
+        disks: disks.clone(),
         maillog: maillog.clone(),
         metrics: Arc::clone(&metrics),
         on_settled: Arc::new(move |tag| {
             settled.settle(AdmissionId { node: tag.node, epoch: tag.epoch, sequence: tag.sequence });
         }),
         find_route: Arc::new(|_| None),
+        may_deliver: Arc::new(|| true),
     };
-    let (queue, undecided) = Queue::open(&directory.path().join("queue"), parts).await.unwrap();
+    let (queue, undecided) = Queue::open(parts, left).await.unwrap();
     assert!(undecided.is_empty());
     Line {
         hostname: "out.example.net".to_owned(),
@@ -162,6 +167,7 @@ async fn line(config: Arc<Config>, cluster: Cluster, directory: &TempDir) -> Lin
         config,
         cluster,
         dns,
+        disks,
         queue,
         maillog,
         metrics,

@@ -18,4 +18,5 @@ mod peers;
 mod protocol;
 mod recovery;
 mod support;
+mod take_over;
 mod tidy;

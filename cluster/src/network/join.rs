@@ -114,9 +114,12 @@ pub(crate) async fn answer(host: &Host, stream: &mut (impl AsyncRead + AsyncWrit
     let request: Request = codec::decode("question", &frame.body).map_err(io::Error::other)?;
     let response = match request {
         Request::Join(join) => admit(host, join).await.map_or_else(Response::Refused, Response::Joined),
-        Request::Append(_) | Request::Vote(_) | Request::Forward(_) | Request::ReadIndex | Request::Ping => {
-            Response::Refused(Unwelcome::Certificate.to_string())
-        }
+        Request::Append(_)
+        | Request::Vote(_)
+        | Request::Forward(_)
+        | Request::ReadIndex
+        | Request::Ping
+        | Request::Lease => Response::Refused(Unwelcome::Certificate.to_string()),
     };
     frame::write(stream, frame.number, &codec::encode(&response)).await?;
     stream.flush().await

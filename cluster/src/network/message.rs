@@ -27,13 +27,15 @@ pub(crate) enum Channel {
     Snapshot,
     /// The one question of a stranger.
     Join,
+    /// What the nodes' services say to one another; nothing here reads it.
+    Service,
 }
 
 impl Channel {
     /// The longest body of a frame.
     pub(crate) const fn bytes_max(self) -> usize {
         match self {
-            Self::Raft | Self::Forward | Self::Snapshot => frame::BYTES_MAX,
+            Self::Raft | Self::Forward | Self::Snapshot | Self::Service => frame::BYTES_MAX,
             Self::Control | Self::Join => frame::GREETING_BYTES_MAX,
         }
     }
@@ -80,6 +82,8 @@ pub(crate) enum Request {
     ReadIndex,
     Ping,
     Join(Join),
+    /// [`Request::ReadIndex`], and the asking node wants its lease.
+    Lease,
 }
 
 #[derive(Serialize, Deserialize, Debug)]

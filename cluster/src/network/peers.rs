@@ -97,6 +97,17 @@ impl Peers {
         Ok(codec::decode("answer", &body)?)
     }
 
+    /// Asks a node's service, in words that only services know; waits for its turn as well, at most `limit` in all.
+    pub(crate) async fn ask_service(&self, node: u64, body: Vec<u8>, limit: Duration) -> Result<Vec<u8>, CallError> {
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            let sent = self.link(node, Channel::Service).send(Question { body, answer }).await;
+            sent.map_err(|_| CallError::Broken)?;
+            answered.await.map_err(|_| CallError::Broken)?
+        };
+        timeout(limit, asked).await.map_err(|_| CallError::TimedOut)?
+    }
+
     /// A connection of its own, greeted, for what is no question.
     pub(crate) async fn connect(&self, node: u64, channel: Channel) -> Result<Stream, CallError> {
         self.shared.connect(node, channel).await

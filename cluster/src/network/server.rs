@@ -17,8 +17,10 @@ use tokio_rustls::server::TlsStream;
 
 use crate::clock::Clock;
 use crate::leadership::Leadership;
+use crate::lease::Watch;
 use crate::network::frame::{self, Frame};
 use crate::network::message::{Channel, Hello, PROTOCOL, PROTOCOL_OLDEST, Pong, Request, Response, Unwelcome, Welcome};
+use crate::network::service::Services;
 use crate::network::tls::Credentials;
 use crate::network::{join, snapshot, socket};
 use crate::proposer::Proposer;
@@ -44,8 +46,24 @@ pub(crate) struct Host {
     pub(crate) leadership: Leadership,
     pub(crate) sequencer: Sequencer,
     pub(crate) proposer: Proposer,
+    pub(crate) watch: Watch,
+    pub(crate) services: Services,
     /// One snapshot comes in at a time: they all are put together in the same place.
     pub(crate) receiving: Mutex<()>,
+}
+
+enum Question {
+    OfCluster(Request),
+    OfService(Vec<u8>),
+}
+
+impl Question {
+    fn read(channel: Channel, body: Vec<u8>) -> io::Result<Self> {
+        if channel == Channel::Service {
+            return Ok(Self::OfService(body));
+        }
+        codec::decode("question", &body).map(Self::OfCluster).map_err(io::Error::other)
+    }
 }
 
 /// Binds; `serve` begins to answer.
@@ -93,7 +111,9 @@ impl Host {
                 snapshot::receive(&self.raft, &mut stream).await
             }
             Channel::Join => join::answer(&self, &mut stream).await,
-            Channel::Raft | Channel::Forward | Channel::Control => self.answer_all(stream, &hello).await,
+            Channel::Raft | Channel::Forward | Channel::Control | Channel::Service => {
+                self.answer_all(stream, &hello).await
+            }
         }
     }
 
@@ -155,11 +175,14 @@ impl Host {
             if self.was_removed(hello.node) {
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, Unwelcome::NotMember));
             }
-            let request: Request = codec::decode("question", &body).map_err(io::Error::other)?;
+            let question = Question::read(hello.channel, body)?;
             let turn = Arc::clone(&turns).acquire_owned().await.map_err(io::Error::other)?;
-            let (host, answers) = (Arc::clone(self), answers.clone());
+            let (host, answers, node) = (Arc::clone(self), answers.clone(), hello.node);
             tokio::spawn(async move {
-                let body = codec::encode(&host.answer(request).await);
+                let body = match question {
+                    Question::OfCluster(request) => codec::encode(&host.answer(node, request).await),
+                    Question::OfService(body) => host.services.answer(node, body).await,
+                };
                 // Nobody reads the answer of a connection that has ended.
                 drop(answers.send(Frame { number, body }).await);
                 drop(turn);
@@ -168,7 +191,7 @@ impl Host {
         Ok(())
     }
 
-    async fn answer(&self, request: Request) -> Response {
+    async fn answer(&self, asker: u64, request: Request) -> Response {
         match request {
             Request::Append(rpc) => match self.raft.append_entries(rpc).await {
                 Ok(response) => {
@@ -184,12 +207,18 @@ impl Host {
                 Err(error) => Response::Refused(error.to_string()),
             },
             Request::Forward(commands) => self.decide(commands).await,
-            Request::ReadIndex => match self.raft.get_read_log_id().await {
-                Ok((read, _)) => Response::ReadIndex(read),
-                Err(_) => Response::NotLeader,
-            },
+            Request::ReadIndex => self.read_index().await,
+            Request::Lease if self.watch.note(asker) => self.read_index().await,
+            Request::Lease => Response::NotLeader,
             Request::Ping => Response::Pong(self.pong()),
             Request::Join(_) => Response::Refused("not on this connection".to_owned()),
+        }
+    }
+
+    async fn read_index(&self) -> Response {
+        match self.raft.get_read_log_id().await {
+            Ok((read, _)) => Response::ReadIndex(read),
+            Err(_) => Response::NotLeader,
         }
     }
 

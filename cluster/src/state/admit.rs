@@ -44,6 +44,7 @@ impl State {
     pub(super) fn admit(&mut self, admit: &Admit) -> Admission {
         match self.recall(admit) {
             Known::Stale => refused(AdmissionVerdict::Stale),
+            Known::New if self.is_out(admit.id.node) => refused(AdmissionVerdict::Stale),
             Known::Again(Remembered::Accepted) => {
                 let charges = self.charges_of(admit.user, admit.null_sender);
                 Admission { verdict: AdmissionVerdict::Accepted, charges, lock: None }

@@ -50,6 +50,7 @@ use nodes::{Formation, Node, Token};
 use sources::Sources;
 use user::{Defaults, Dkim, Domain, Identity, Networks, User};
 
+pub use nodes::Ownership;
 pub use record::Key;
 pub use user::{DomainId, IdentityId};
 pub use view::{Advice, AuthGate, DkimKey, DomainView, IdentityView, LimitsView, LockView, NodeView, UserView};
@@ -71,6 +72,7 @@ pub struct State {
     imports: BTreeMap<u64, Import>,
     formation: Formation,
     nodes: BTreeMap<u64, Node>,
+    ownership: BTreeMap<u64, Ownership>,
     tokens: BTreeMap<[u8; 32], Token>,
     /// What time alone will change, in the order in which it does. Follows from the records.
     due: BTreeSet<(Timestamp, Due)>,
@@ -152,6 +154,8 @@ impl State {
             Command::Join { token, key, address } => self.join(token, key, address),
             Command::NodeSet { node, address, draining } => self.node_set(node, address, draining),
             Command::NodeRemove { node, actor: _ } => self.node_remove(node),
+            Command::NodeDown { node, owner_epoch } => self.node_down(node, owner_epoch),
+            Command::NodeUp { node, owner_epoch } => self.node_up(node, owner_epoch),
         }
     }
 

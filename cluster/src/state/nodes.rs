@@ -3,6 +3,12 @@
 //! A node is a member from the entry that names it to the entry that removes it; raft's own membership follows this table
 //! and never leads it. Ids come from the log and are never given twice, so that a removed node's certificate stays
 //! worthless for ever.
+//!
+//! A node *owns* mail from [`Command::NodeUp`] to [`Command::NodeDown`]; each time is an owner epoch. Between them nothing
+//! of it is admitted, so that its mirrors know all that it can have answered with 250 when they take over.
+//!
+//! [`Command::NodeUp`]: crate::command::Command::NodeUp
+//! [`Command::NodeDown`]: crate::command::Command::NodeDown
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +33,21 @@ pub(super) struct Node {
     pub(super) address: String,
     pub(super) joined: Timestamp,
     pub(super) draining: bool,
+}
+
+/// Whether a node owns mail.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ownership {
+    /// Grows each time the node comes up; 0 = it never was.
+    pub epoch: u64,
+    pub up: bool,
+}
+
+impl Ownership {
+    /// It has owned mail and may not any more.
+    pub fn is_down(self) -> bool {
+        self.epoch > 0 && !self.up
+    }
 }
 
 /// Whom a token has let in: the same key gets the same answer again, so that a lost answer costs no token.
@@ -102,23 +123,69 @@ impl State {
         Ok(Outcome::Done)
     }
 
-    /// What it had asked the cluster to remember goes with it.
+    /// The outcomes of its admissions stay: its mirrors will ask for them.
     pub(super) fn node_remove(&mut self, id: u64) -> Result<Outcome, Refusal> {
         if self.nodes.len() == 1 && self.nodes.contains_key(&id) {
             return Err(Refusal::LastNode(id));
         }
         self.nodes.remove(&id).ok_or(Refusal::UnknownNode(id))?;
         self.touch(Key::Node(id));
+        if self.ownership.remove(&id).is_some() {
+            self.touch(Key::Ownership(id));
+        }
         Ok(Outcome::Done)
+    }
+
+    pub(super) fn node_down(&mut self, id: u64, epoch: u64) -> Result<Outcome, Refusal> {
+        self.own(id, Ownership { epoch, up: true }, Ownership { epoch, up: false })
+    }
+
+    pub(super) fn node_up(&mut self, id: u64, epoch: u64) -> Result<Outcome, Refusal> {
+        self.own(id, Ownership { epoch, up: false }, Ownership { epoch: epoch.saturating_add(1), up: true })
+    }
+
+    fn own(&mut self, id: u64, from: Ownership, to: Ownership) -> Result<Outcome, Refusal> {
+        if !self.nodes.contains_key(&id) {
+            return Err(Refusal::UnknownNode(id));
+        }
+        if self.ownership(id) == from {
+            self.ownership.insert(id, to);
+            self.touch(Key::Ownership(id));
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub fn ownership(&self, id: u64) -> Ownership {
+        self.ownership.get(&id).copied().unwrap_or_default()
     }
 
     /// In the order of their ids.
     pub fn nodes(&self) -> Vec<NodeView> {
-        self.nodes.iter().map(|(id, node)| view(*id, node)).collect()
+        self.nodes.iter().map(|(id, node)| self.node_view(*id, node)).collect()
     }
 
     pub fn node(&self, id: u64) -> Option<NodeView> {
-        self.nodes.get(&id).map(|node| view(id, node))
+        self.nodes.get(&id).map(|node| self.node_view(id, node))
+    }
+
+    fn node_view(&self, id: u64, node: &Node) -> NodeView {
+        let Node { address, joined, draining } = node.clone();
+        NodeView { id, address, joined, draining, ownership: self.ownership(id) }
+    }
+
+    /// Whether nothing of the node is admitted: it missed its lease or was removed.
+    pub fn is_out(&self, id: u64) -> bool {
+        self.ownership(id).is_down() || self.was_removed(id)
+    }
+
+    /// Nodes of which nothing is admitted, in order of their ids.
+    pub fn out(&self) -> Vec<u64> {
+        (1..=self.formation.last_node).filter(|id| self.is_out(*id)).collect()
+    }
+
+    /// Nodes that were members once, in order of their ids.
+    pub fn removed(&self) -> Vec<u64> {
+        (1..=self.formation.last_node).filter(|id| self.was_removed(*id)).collect()
     }
 
     /// Ids are given out in order: one that was given out and is no member was removed.
@@ -129,8 +196,4 @@ impl State {
     pub(crate) fn authority(&self) -> Option<&Authority> {
         self.formation.authority.as_ref()
     }
-}
-
-fn view(id: u64, node: &Node) -> NodeView {
-    NodeView { id, address: node.address.clone(), joined: node.joined, draining: node.draining }
 }

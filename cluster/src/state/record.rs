@@ -66,6 +66,7 @@ pub enum Key {
     Formation,
     Node(u64),
     Token([u8; 32]),
+    Ownership(u64),
 }
 
 impl Key {
@@ -109,6 +110,7 @@ impl State {
             Key::Formation => some(&self.formation, |formation| formation.authority.is_some()),
             Key::Node(id) => Some(encode(self.nodes.get(id)?)),
             Key::Token(hash) => Some(encode(self.tokens.get(hash)?)),
+            Key::Ownership(id) => Some(encode(self.ownership.get(id)?)),
         }
     }
 
@@ -161,6 +163,7 @@ impl State {
             Key::Formation => self.formation = decode("formation", record)?,
             Key::Node(id) => drop(self.nodes.insert(id, decode("node", record)?)),
             Key::Token(hash) => drop(self.tokens.insert(hash, decode("token", record)?)),
+            Key::Ownership(id) => drop(self.ownership.insert(id, decode("ownership", record)?)),
         }
         Ok(())
     }
@@ -204,6 +207,7 @@ impl State {
             .chain(self.formation.authority.iter().map(|_| Key::Formation))
             .chain(self.nodes.keys().map(|id| Key::Node(*id)))
             .chain(self.tokens.keys().map(|hash| Key::Token(*hash)))
+            .chain(self.ownership.keys().map(|id| Key::Ownership(*id)))
     }
 
     fn restore_domain(&mut self, id: DomainId, record: &[u8]) -> Result<(), DecodeError> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::command::{Charge, DkimAlgorithm, LockChange, LockState, Scope};
 use crate::name::{DomainName, Login, Timestamp, UserId};
+use crate::state::Ownership;
 use crate::state::settings::Settings;
 
 #[derive(Clone, Debug)]
@@ -96,6 +97,7 @@ pub struct NodeView {
     pub joined: Timestamp,
     /// It takes no mail.
     pub draining: bool,
+    pub ownership: Ownership,
 }
 
 #[derive(Clone)]

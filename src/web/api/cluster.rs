@@ -88,6 +88,8 @@ fn show(parts: &Parts, node: &NodeView, voters: &[u64]) -> Value {
     };
     let mut shown = json!({
         "id": node.id,
+        "owner_epoch": node.ownership.epoch,
+        "owns_mail": node.ownership.up,
         "address": node.address,
         "role": role,
         "state": state,

@@ -1,0 +1,255 @@
+//! Where the second copy of each of our messages is. Pure bookkeeping.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::letter::{Mark, What};
+use crate::mail::MessageId;
+use crate::spool::Then;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    /// On its way to a mirror.
+    Sending,
+    /// On the disk of this node.
+    At(u64),
+    Nowhere,
+}
+
+struct Copy {
+    place: Place,
+    accepted: bool,
+    /// When it came to its place, counted in [`Copies::clock`].
+    since: u64,
+    /// To be called when its mirror knows that it is accepted, or when it is done.
+    waiting: Vec<Then>,
+}
+
+#[derive(Default)]
+pub(super) struct Copies {
+    table: HashMap<MessageId, Copy>,
+    /// Those that are nowhere.
+    homeless: BTreeSet<MessageId>,
+    clock: u64,
+}
+
+impl Copies {
+    /// A message of ours whose copy is not known.
+    pub(super) fn find(&mut self, id: MessageId, accepted: bool) {
+        self.table.insert(id, Copy { place: Place::Nowhere, accepted, since: 0, waiting: Vec::new() });
+        self.homeless.insert(id);
+    }
+
+    /// A new message on its way to a mirror.
+    pub(super) fn send(&mut self, id: MessageId, accepted: bool) {
+        self.table.insert(id, Copy { place: Place::Sending, accepted, since: 0, waiting: Vec::new() });
+    }
+
+    /// Up to `count` messages without a copy, which from now on are on their way to a mirror.
+    pub(super) fn send_homeless(&mut self, count: usize) -> Vec<MessageId> {
+        let ids: Vec<MessageId> = self.homeless.iter().take(count).copied().collect();
+        for id in &ids {
+            self.homeless.remove(id);
+            if let Some(copy) = self.table.get_mut(id) {
+                copy.place = Place::Sending;
+            }
+        }
+        ids
+    }
+
+    pub(super) fn homeless(&self) -> usize {
+        self.homeless.len()
+    }
+
+    /// The message is on the node's disk, which believes it `accepted` or not. What the node has to hear at once, and what
+    /// has waited for that.
+    pub(super) fn placed(&mut self, id: MessageId, node: u64, accepted: bool) -> (Option<Mark>, Vec<Then>) {
+        self.clock += 1;
+        let mark = |what| Some(Mark { id: id.into(), what });
+        match self.table.get_mut(&id) {
+            None => (mark(What::Done), Vec::new()),
+            Some(copy) => {
+                (copy.place, copy.since) = (Place::At(node), self.clock);
+                match (copy.accepted, accepted) {
+                    (true, false) => (mark(What::Accepted), Vec::new()),
+                    (true, true) => (None, std::mem::take(&mut copy.waiting)),
+                    (false, _) => (None, Vec::new()),
+                }
+            }
+        }
+    }
+
+    /// No mirror took it.
+    pub(super) fn not_placed(&mut self, id: MessageId) {
+        if let Some(copy) = self.table.get_mut(&id) {
+            copy.place = Place::Nowhere;
+            self.homeless.insert(id);
+        }
+    }
+
+    /// The message is accepted. The node that has to hear it; without one `then` waits for the next.
+    pub(super) fn accept(&mut self, id: MessageId, then: Option<Then>) -> Option<u64> {
+        let copy = self.table.get_mut(&id)?;
+        copy.accepted = true;
+        copy.waiting.extend(then);
+        self.mirror(id)
+    }
+
+    /// Nobody else needs to know that it is accepted: what has waited for that.
+    pub(super) fn release(&mut self, id: MessageId) -> Vec<Then> {
+        match self.table.get_mut(&id) {
+            Some(copy) if copy.accepted => std::mem::take(&mut copy.waiting),
+            Some(_) | None => Vec::new(),
+        }
+    }
+
+    /// The node has noted that it is accepted: what has waited for that.
+    pub(super) fn confirmed(&mut self, id: MessageId, node: u64) -> Vec<Then> {
+        match self.table.get_mut(&id) {
+            Some(copy) if copy.place == Place::At(node) => std::mem::take(&mut copy.waiting),
+            Some(_) | None => Vec::new(),
+        }
+    }
+
+    pub(super) fn mirror(&self, id: MessageId) -> Option<u64> {
+        match self.table.get(&id)?.place {
+            Place::At(node) => Some(node),
+            Place::Sending | Place::Nowhere => None,
+        }
+    }
+
+    /// The message is ours no more. The node that has to hear it, and what has waited.
+    pub(super) fn done(&mut self, id: MessageId) -> (Option<u64>, Vec<Then>) {
+        let mirror = self.mirror(id);
+        self.homeless.remove(&id);
+        (mirror, self.table.remove(&id).map(|copy| copy.waiting).unwrap_or_default())
+    }
+
+    /// The node's copies are lost.
+    pub(super) fn lose(&mut self, node: u64) {
+        for (id, copy) in &mut self.table {
+            if copy.place == Place::At(node) {
+                copy.place = Place::Nowhere;
+                self.homeless.insert(*id);
+            }
+        }
+    }
+
+    pub(super) fn clock(&self) -> u64 {
+        self.clock
+    }
+
+    /// Compares with what the node really keeps: `listed`, asked for when the clock stood at `asked`. What the node has to
+    /// hear: what it need not keep, and what of ours it does not know to be accepted.
+    pub(super) fn reconcile(&mut self, node: u64, listed: &HashMap<MessageId, bool>, asked: u64) -> Vec<Mark> {
+        for (id, copy) in &mut self.table {
+            if copy.place == Place::At(node) && copy.since <= asked && !listed.contains_key(id) {
+                copy.place = Place::Nowhere;
+                self.homeless.insert(*id);
+            }
+        }
+        let mut marks = Vec::new();
+        for (&id, &accepted) in listed {
+            let what = match self.table.get_mut(&id) {
+                None => Some(What::Done),
+                Some(copy) => match copy.place {
+                    Place::Sending => None,
+                    Place::At(other) if other != node => Some(What::Done),
+                    Place::At(_) | Place::Nowhere => {
+                        copy.place = Place::At(node);
+                        self.homeless.remove(&id);
+                        (copy.accepted && (!accepted || !copy.waiting.is_empty())).then_some(What::Accepted)
+                    }
+                },
+            };
+            marks.extend(what.map(|what| Mark { id: id.into(), what }));
+        }
+        marks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    struct Calls(Arc<AtomicUsize>);
+
+    impl Calls {
+        fn then(&self) -> Option<Then> {
+            let calls = Arc::clone(&self.0);
+            Some(Box::new(move || {
+                calls.fetch_add(1, Ordering::Relaxed);
+            }))
+        }
+
+        fn made(&self, thens: Vec<Then>) -> usize {
+            thens.into_iter().for_each(|then| then());
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    fn mark(id: MessageId, what: What) -> Mark {
+        Mark { id: id.into(), what }
+    }
+
+    #[test]
+    fn whoever_waits_hears_of_it_when_the_mirror_knows() {
+        let (mut copies, calls, id) = (Copies::default(), Calls(Arc::default()), MessageId::generate());
+        copies.send(id, false);
+        assert_eq!(copies.accept(id, calls.then()), None);
+        let (told, thens) = copies.placed(id, 2, false);
+        assert_eq!((told, calls.made(thens)), (Some(mark(id, What::Accepted)), 0));
+        assert_eq!(calls.made(copies.confirmed(id, 3)), 0);
+        assert_eq!(calls.made(copies.confirmed(id, 2)), 1);
+        assert_eq!(copies.done(id).0, Some(2));
+        assert_eq!(copies.placed(id, 3, true).0, Some(mark(id, What::Done)), "a late copy of what is done");
+    }
+
+    #[test]
+    fn a_lost_copy_is_made_again_and_answers_then() {
+        let (mut copies, calls, id) = (Copies::default(), Calls(Arc::default()), MessageId::generate());
+        copies.send(id, false);
+        copies.placed(id, 2, false);
+        assert_eq!(copies.accept(id, calls.then()), Some(2));
+        copies.lose(2);
+        assert_eq!(copies.homeless(), 1);
+        assert_eq!(calls.made(copies.confirmed(id, 2)), 0, "from a node that keeps it no more");
+        assert_eq!(copies.send_homeless(9), [id]);
+        assert_eq!((copies.homeless(), copies.mirror(id)), (0, None));
+        copies.not_placed(id);
+        assert_eq!(copies.send_homeless(9), [id]);
+        let (told, thens) = copies.placed(id, 3, true);
+        assert_eq!((told, calls.made(thens)), (None, 1));
+    }
+
+    #[test]
+    fn what_a_node_keeps_is_compared_with_what_it_should() {
+        let mut copies = Copies::default();
+        let ids: Vec<_> = (0..6).map(|_| MessageId::generate()).collect();
+        let [kept, strayed, missing, sending, found, gone] = ids[..] else { unreachable!() };
+        for (id, node) in [(kept, 2), (strayed, 3), (missing, 2)] {
+            copies.send(id, false);
+            copies.placed(id, node, false);
+        }
+        copies.send(sending, false);
+        copies.find(found, true);
+        let asked = copies.clock();
+        let late = MessageId::generate();
+        copies.send(late, false);
+        copies.placed(late, 2, false);
+        let listed = [kept, strayed, sending, found, gone].into_iter().map(|id| (id, false)).collect();
+        let mut marks = copies.reconcile(2, &listed, asked);
+        let by_id = |mark: &Mark| MessageId::from(mark.id);
+        marks.sort_by_key(by_id);
+        let mut expected = [mark(strayed, What::Done), mark(found, What::Accepted), mark(gone, What::Done)];
+        expected.sort_by_key(by_id);
+        assert_eq!(marks, expected);
+        assert_eq!(copies.send_homeless(9), [missing]);
+        let places = [kept, strayed, found, late].map(|id| copies.mirror(id));
+        assert_eq!(places, [Some(2), Some(3), Some(2), Some(2)]);
+    }
+}

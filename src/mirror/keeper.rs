@@ -1,0 +1,312 @@
+//! Being a mirror: keeps copies for other nodes, and takes over from those that are down.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use outgate_cluster::Cluster;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot};
+
+use super::letter::{self, Answer, IDS_MAX, Id, Mark, PART_MAX_BYTES, Question, Store, What};
+use super::taken::Taken;
+use crate::mail::MessageId;
+use crate::spool::{Found, Spool, SpoolError, Then, Whose};
+
+/// Bytes of messages that came in part; above, further ones are refused.
+const ASSEMBLING_MAX_BYTES: usize = 256 << 20;
+/// Parts that nothing followed for so long are forgotten.
+const ASSEMBLING_MAX: Duration = Duration::from_secs(60);
+
+/// Between a node's question for what was taken over and its owning mail again.
+const RETURN_MAX: Duration = Duration::from_secs(10);
+
+pub(super) struct Keeper {
+    spool: Spool,
+    cluster: Cluster,
+    parts: Mutex<Parts>,
+    /// Held from the moment at which messages are listed as taken until the spool has heard of it, so that nobody is told
+    /// the one without the other.
+    taken: Arc<AsyncMutex<Taken>>,
+    /// Nodes that have asked what became of their messages, and when: what they did not hear of is theirs.
+    returning: Mutex<BTreeMap<u64, Instant>>,
+}
+
+#[derive(Default)]
+struct Parts {
+    table: HashMap<(u64, MessageId), (BytesMut, Instant)>,
+    bytes: usize,
+}
+
+impl Keeper {
+    pub(super) async fn open(directory: &Path, spool: Spool, cluster: Cluster) -> Result<Self, SpoolError> {
+        let path = directory.join("taken");
+        let failed = |error| SpoolError::Io(path.clone(), error);
+        let open = {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || Taken::open(&path))
+        };
+        let taken = open.await.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)?;
+        Ok(Self {
+            spool,
+            cluster,
+            parts: Mutex::default(),
+            taken: Arc::new(AsyncMutex::new(taken)),
+            returning: Mutex::default(),
+        })
+    }
+
+    /// Answers the questions of other nodes from now on.
+    pub(super) fn serve(keeper: &Arc<Self>, cluster: &Cluster) {
+        let keeper = Arc::downgrade(keeper);
+        cluster.serve(Arc::new(move |owner, body| {
+            let keeper = keeper.upgrade();
+            Box::pin(async move {
+                let answer = match (keeper, letter::decode(&body)) {
+                    (Some(keeper), Ok(question)) => keeper.answer(owner, question).await,
+                    (None, _) => Answer::Refused("this node is stopping".to_owned()),
+                    (_, Err(error)) => Answer::Refused(format!("the question cannot be read: {error}")),
+                };
+                letter::encode(&answer).unwrap_or_default()
+            })
+        }));
+    }
+
+    async fn answer(&self, owner: u64, question: Question) -> Answer {
+        let answered = match question {
+            Question::Part { id, offset, bytes } => self.keep_part(owner, id.into(), offset, &bytes),
+            Question::Store(store) => self.keep(owner, store).await,
+            Question::Marks(marks) => self.note(owner, marks).await,
+            Question::Inventory { after } => self.inventory(owner, after.map(Into::into)).await,
+            Question::Claims { of, ids } => {
+                if of == owner {
+                    self.returning().insert(owner, Instant::now());
+                }
+                self.claims(of, ids).await
+            }
+            Question::Taken => Ok(self.taken_from(owner).await),
+        };
+        answered.unwrap_or_else(Answer::Refused)
+    }
+
+    fn keep_part(&self, owner: u64, id: MessageId, offset: u64, bytes: &[u8]) -> Result<Answer, String> {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset == 0 {
+            parts.begin(owner, id)?;
+        }
+        parts.append(owner, id, offset, bytes)?;
+        Ok(Answer::Done)
+    }
+
+    /// Only from a node that owns mail under that epoch: nobody would look for what came later.
+    async fn keep(&self, owner: u64, store: Store) -> Result<Answer, String> {
+        let Store { owner_epoch, id, accepted, meta, progress, offset, bytes } = store;
+        let id = MessageId::from(id);
+        let ownership = self.cluster.read(|state| state.ownership(owner));
+        if !ownership.up || ownership.epoch != owner_epoch {
+            return Err(format!("node {owner} does not own mail under epoch {owner_epoch}"));
+        }
+        if !self.spool.has_room() {
+            return Err("the disk is nearly full".to_owned());
+        }
+        let body = match offset {
+            0 => bytes,
+            offset => self.parts.lock().unwrap_or_else(PoisonError::into_inner).end(owner, id, offset, &bytes)?,
+        };
+        let name = (id, Whose::Of(owner));
+        self.spool.store(name, meta.to_vec(), body, accepted).await.map_err(|error| error.to_string())?;
+        if let Some(progress) = progress {
+            self.spool.progress(name, progress.to_vec(), None);
+        }
+        Ok(Answer::Done)
+    }
+
+    /// Returns when all of it is on disk.
+    async fn note(&self, owner: u64, marks: Vec<Mark>) -> Result<Answer, String> {
+        let (done, noted) = oneshot::channel::<()>();
+        let mut last: Option<Then> = Some(Box::new(move || answer_noted(done)));
+        let count = marks.len();
+        for (number, Mark { id, what }) in (1..).zip(marks) {
+            let name = (id.into(), Whose::Of(owner));
+            let then = if number == count { last.take() } else { None };
+            match what {
+                What::Accepted => self.spool.accept(name, then),
+                What::Progress(state) => self.spool.progress(name, state.to_vec(), then),
+                What::Done => self.spool.done(name, then),
+            }
+        }
+        last.into_iter().for_each(|nothing_to_note| nothing_to_note());
+        noted.await.map(|()| Answer::Done).map_err(|_| SpoolError::Stopped.to_string())
+    }
+
+    async fn inventory(&self, owner: u64, after: Option<MessageId>) -> Result<Answer, String> {
+        let _no_half_take_over = self.taken.lock().await;
+        let found = self.spool.list(Whose::Of(owner)).await.map_err(|error| error.to_string())?;
+        let behind = found.into_iter().filter(|found| after.is_none_or(|after| found.id > after));
+        Ok(Answer::Inventory(behind.take(IDS_MAX).map(|found| (Id::from(found.id), found.accepted)).collect()))
+    }
+
+    async fn claims(&self, owner: u64, ids: Vec<Id>) -> Result<Answer, String> {
+        let taken = self.taken.lock().await;
+        let mut claimed = Vec::new();
+        for id in ids {
+            let lives = self.spool.get(id.into()).await.map_err(|error| error.to_string())?;
+            if taken.holds(id.into()) || lives.is_some_and(|found| found.whose != Whose::Of(owner)) {
+                claimed.push(id);
+            }
+        }
+        Ok(Answer::Ids(claimed))
+    }
+
+    async fn taken_from(&self, owner: u64) -> Answer {
+        let taken = self.taken.lock().await;
+        Answer::Ids(taken.of(owner).into_iter().flatten().take(IDS_MAX).map(|id| Id::from(*id)).collect())
+    }
+
+    fn returning(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
+        self.returning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The copies that are kept for `owner` and may be taken over; none while it is about to come back.
+    pub(super) async fn copies_of(&self, owner: u64) -> Result<Vec<Found>, SpoolError> {
+        if self.returning().get(&owner).is_some_and(|since| since.elapsed() < RETURN_MAX) {
+            return Ok(Vec::new());
+        }
+        self.spool.list(Whose::Of(owner)).await
+    }
+
+    /// Old owners whose messages were taken over.
+    pub(super) async fn taken_owners(&self) -> Vec<u64> {
+        self.taken.lock().await.owners()
+    }
+
+    /// Finishes what an earlier life listed as taken over: its old owner has let go of that, or will. Before anybody is
+    /// answered, so that none of it is dropped as somebody else's.
+    pub(super) async fn finish(&self) -> Result<(), SpoolError> {
+        for owner in self.taken_owners().await {
+            let listed = self.taken.lock().await.of(owner).cloned().unwrap_or_default();
+            let copies = self.spool.list(Whose::Of(owner)).await?.into_iter().map(|found| found.id);
+            let half_taken: Vec<MessageId> = copies.filter(|id| listed.contains(id)).collect();
+            if !half_taken.is_empty() {
+                tracing::warn!(owner, messages = half_taken.len(), "finishing a take-over");
+                self.take(owner, half_taken).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `owner`'s messages ours; they are on disk as such when it returns.
+    pub(super) async fn take(&self, owner: u64, ids: Vec<MessageId>) -> Result<(), SpoolError> {
+        let taken = Arc::clone(&self.taken).lock_owned().await;
+        let new: Vec<MessageId> =
+            ids.iter().copied().filter(|id| !taken.of(owner).is_some_and(|known| known.contains(id))).collect();
+        let taken = on_disk(taken, move |taken| taken.add(owner, &new)).await?;
+        let (done, mut noted) = tokio::sync::mpsc::unbounded_channel::<()>();
+        for id in ids {
+            let done = done.clone();
+            self.spool.adopt(id, owner, Some(Box::new(move || drop(done))));
+        }
+        drop((taken, done));
+        // Ends when the last call has been made.
+        while noted.recv().await.is_some() {}
+        if self.spool.has_failed() { Err(SpoolError::Stopped) } else { Ok(()) }
+    }
+
+    /// `owner`'s copy is of no use.
+    pub(super) fn drop_copy(&self, owner: u64, id: MessageId) {
+        self.spool.done((id, Whose::Of(owner)), None);
+    }
+
+    /// The old owner is back and has dropped what was taken.
+    pub(super) async fn forget_taken(&self, owner: u64) {
+        let taken = Arc::clone(&self.taken).lock_owned().await;
+        if let Err(error) = on_disk(taken, move |taken| taken.forget(owner)).await {
+            tracing::warn!(owner, %error, "the list of what was taken over stays");
+        }
+    }
+}
+
+fn answer_noted(done: oneshot::Sender<()>) {
+    if done.send(()).is_err() {
+        tracing::debug!("nobody waited for marks to be noted");
+    }
+}
+
+/// Changes the list on a thread that may block, and gives it back.
+async fn on_disk(
+    mut taken: OwnedMutexGuard<Taken>,
+    change: impl FnOnce(&mut Taken) -> io::Result<()> + Send + 'static,
+) -> Result<OwnedMutexGuard<Taken>, SpoolError> {
+    let failed = |error| SpoolError::Io("taken".into(), error);
+    let changed = tokio::task::spawn_blocking(move || change(&mut taken).map(|()| taken)).await;
+    changed.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)
+}
+
+impl Parts {
+    fn begin(&mut self, owner: u64, id: MessageId) -> Result<(), String> {
+        let forgotten = self.table.extract_if(|_, (_, since)| since.elapsed() > ASSEMBLING_MAX);
+        let bytes: usize = forgotten.map(|(_, (bytes, _))| bytes.len()).sum();
+        self.bytes -= bytes;
+        if let Some((old, _)) = self.table.insert((owner, id), (BytesMut::new(), Instant::now())) {
+            self.bytes -= old.len();
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, owner: u64, id: MessageId, offset: u64, bytes: &[u8]) -> Result<(), String> {
+        let (whole, since) = self.table.get_mut(&(owner, id)).ok_or("parts before this one are missing")?;
+        if whole.len() as u64 != offset || bytes.len() > PART_MAX_BYTES {
+            return Err(format!("a part at {offset} where {} was expected", whole.len()));
+        }
+        if self.bytes + bytes.len() > ASSEMBLING_MAX_BYTES {
+            return Err("too much mail comes in parts".to_owned());
+        }
+        whole.extend_from_slice(bytes);
+        *since = Instant::now();
+        self.bytes += bytes.len();
+        Ok(())
+    }
+
+    fn end(&mut self, owner: u64, id: MessageId, offset: u64, bytes: &[u8]) -> Result<Bytes, String> {
+        self.append(owner, id, offset, bytes)?;
+        let (whole, _) = self.table.remove(&(owner, id)).ok_or("parts before this one are missing")?;
+        self.bytes -= whole.len();
+        Ok(whole.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn parts_make_a_whole_in_their_order_only() {
+        let (mut parts, id) = (Parts::default(), MessageId::generate());
+        assert!(parts.append(1, id, 0, b"ab").is_err(), "never begun");
+        parts.begin(1, id).unwrap();
+        parts.append(1, id, 0, b"ab").unwrap();
+        assert!(parts.append(1, id, 3, b"d").is_err(), "a gap");
+        assert!(parts.append(2, id, 2, b"c").is_err(), "of another node");
+        assert_eq!(parts.end(1, id, 2, b"c").unwrap(), Bytes::from_static(b"abc"));
+        assert_eq!((parts.bytes, parts.table.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_comes_in_parts_is_bounded() {
+        let mut parts = Parts::default();
+        let part = vec![0; PART_MAX_BYTES];
+        let mut kept = 0;
+        let id = MessageId::generate();
+        parts.begin(1, id).unwrap();
+        while parts.append(1, id, (kept * PART_MAX_BYTES) as u64, &part).is_ok() {
+            kept += 1;
+        }
+        assert_eq!(kept * PART_MAX_BYTES, ASSEMBLING_MAX_BYTES);
+        parts.begin(1, id).unwrap();
+        assert_eq!(parts.bytes, 0, "begun anew");
+    }
+}

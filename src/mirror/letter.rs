@@ -1,0 +1,96 @@
+//! What nodes ask each other about mail. Append-only like commands: bincode writes the position of a variant.
+
+use bincode::Options;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::mail::MessageId;
+
+/// Of one question or answer; the cluster's connections take no more.
+const BYTES_MAX: u64 = 16 << 20;
+/// Of a message's bytes in one question; what is longer goes in parts.
+pub(super) const PART_MAX_BYTES: usize = 1 << 20;
+/// Ids in one question or answer.
+pub(super) const IDS_MAX: usize = 100_000;
+
+/// A message id as bytes.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Id([u8; 16]);
+
+#[derive(Serialize, Deserialize, Debug)]
+pub(super) enum Question {
+    /// The bytes of a message from `offset` on; the last of them come with [`Question::Store`].
+    Part { id: Id, offset: u64, bytes: Bytes },
+    /// Keep a copy of my message.
+    Store(Store),
+    /// This became of my messages; in order.
+    Marks(Vec<Mark>),
+    /// Which of my messages do you keep, behind this id?
+    Inventory { after: Option<Id> },
+    /// Which of this node's messages do you own, or mirror for somebody else, or have taken over?
+    Claims { of: u64, ids: Vec<Id> },
+    /// What have you taken from me?
+    Taken,
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+pub(super) struct Store {
+    /// Under which the asker owns mail.
+    pub(super) owner_epoch: u64,
+    pub(super) id: Id,
+    pub(super) accepted: bool,
+    pub(super) meta: Bytes,
+    pub(super) progress: Option<Bytes>,
+    /// Where `bytes` begin; what is before came in parts.
+    pub(super) offset: u64,
+    pub(super) bytes: Bytes,
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub(super) struct Mark {
+    pub(super) id: Id,
+    pub(super) what: What,
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub(super) enum What {
+    Accepted,
+    /// The whole state of the recipients.
+    Progress(Bytes),
+    Done,
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+pub(super) enum Answer {
+    /// It is on disk.
+    Done,
+    /// One sentence for the log.
+    Refused(String),
+    /// With whether it is known to be accepted; as many as fit.
+    Inventory(Vec<(Id, bool)>),
+    Ids(Vec<Id>),
+}
+
+impl From<MessageId> for Id {
+    fn from(id: MessageId) -> Self {
+        Self(id.to_bytes())
+    }
+}
+
+impl From<Id> for MessageId {
+    fn from(id: Id) -> Self {
+        Self::from_bytes(id.0)
+    }
+}
+
+fn codec() -> impl Options {
+    bincode::DefaultOptions::new().with_limit(BYTES_MAX)
+}
+
+pub(super) fn encode(letter: &impl Serialize) -> bincode::Result<Vec<u8>> {
+    codec().serialize(letter)
+}
+
+pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> bincode::Result<T> {
+    codec().deserialize(bytes)
+}

@@ -1,0 +1,307 @@
+//! What each other node has to hear of the copies that it keeps for us.
+//!
+//! Marks go in batches, in order, one batch at a time. After any failure the node is in doubt: nothing is queued for it
+//! until it has told what it keeps, and was told what that comes to.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::Mirrors;
+use super::letter::{Answer, Mark, Question, What};
+use super::placing::Parcel;
+use crate::mail::MessageId;
+use crate::spool::Whose;
+
+const INTERVAL: Duration = Duration::from_millis(500);
+/// In one batch.
+const MARKS_MAX: usize = 4_096;
+const MARKS_MAX_BYTES: usize = 4 << 20;
+/// That wait for a node; above, it is in doubt.
+const WAITING_MAX: usize = 500_000;
+const FAREWELL_PAUSE: Duration = Duration::from_millis(10);
+const MARKS_TIMEOUT: Duration = Duration::from_secs(5);
+const INVENTORY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A late copy of what was placed elsewhere is found at the latest then.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(300);
+/// Copies that are made again at once.
+const PLACING_MAX: usize = 16;
+/// How long nodes may be silent after a start before what they may keep is copied elsewhere.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The ways to all other nodes.
+#[derive(Default)]
+pub(super) struct Links {
+    table: Mutex<BTreeMap<u64, Arc<Link>>>,
+}
+
+struct Link {
+    outbox: Mutex<Outbox>,
+    work: Notify,
+}
+
+struct Outbox {
+    marks: VecDeque<Mark>,
+    doubtful: bool,
+    /// A batch is being told.
+    busy: bool,
+    compared_at: Option<Instant>,
+}
+
+impl Links {
+    fn get(&self, node: u64) -> Arc<Link> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || {
+            let outbox = Outbox { marks: VecDeque::new(), doubtful: true, busy: false, compared_at: None };
+            Arc::new(Link { outbox: Mutex::new(outbox), work: Notify::new() })
+        };
+        Arc::clone(table.entry(node).or_insert_with(new))
+    }
+
+    pub(super) fn tell(&self, node: u64, id: MessageId, what: What) {
+        self.push(node, Mark { id: id.into(), what });
+    }
+
+    pub(super) fn push(&self, node: u64, mark: Mark) {
+        let link = self.get(node);
+        let mut outbox = link.outbox();
+        if outbox.doubtful {
+            return;
+        }
+        outbox.marks.push_back(mark);
+        if outbox.marks.len() > WAITING_MAX {
+            outbox.doubt();
+        }
+        link.work.notify_one();
+    }
+
+    /// Waits until nothing is left to be told to nodes that are not in doubt, at most `limit`.
+    pub(super) async fn are_told(&self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        let links: Vec<Arc<Link>> =
+            self.table.lock().unwrap_or_else(PoisonError::into_inner).values().map(Arc::clone).collect();
+        while links.iter().any(|link| link.outbox().is_waiting()) {
+            if Instant::now() > until {
+                return false;
+            }
+            tokio::time::sleep(FAREWELL_PAUSE).await;
+        }
+        true
+    }
+
+    /// What the node keeps may not be what it should.
+    pub(super) fn doubt(&self, node: u64) {
+        self.get(node).outbox().doubt();
+    }
+}
+
+impl Link {
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn was_compared(&self) -> bool {
+        self.outbox().compared_at.is_some()
+    }
+}
+
+impl Outbox {
+    fn doubt(&mut self) {
+        self.doubtful = true;
+        self.marks.clear();
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.busy || !self.marks.is_empty()
+    }
+
+    fn take_batch(&mut self) -> Vec<Mark> {
+        let mut bytes = 0;
+        let fits = |mark: &&Mark| {
+            bytes += match &mark.what {
+                What::Progress(state) => state.len(),
+                What::Accepted | What::Done => 0,
+            };
+            bytes <= MARKS_MAX_BYTES
+        };
+        let count = self.marks.iter().take(MARKS_MAX).take_while(fits).count().max(1).min(self.marks.len());
+        self.marks.drain(..count).collect()
+    }
+}
+
+/// Keeps every other node informed and makes lost copies again, for as long as anybody uses the disks.
+pub(super) async fn run(mirrors: Weak<Mirrors>) {
+    let begun = Instant::now();
+    let mut tasks = BTreeMap::new();
+    while let Some(mirrors) = mirrors.upgrade() {
+        let here = mirrors.cluster.node_id();
+        let nodes = mirrors.cluster.read(|state| state.nodes());
+        for node in nodes.iter().filter(|node| node.id != here && node.ownership.epoch > 0) {
+            tasks.entry(node.id).or_insert_with(|| tokio::spawn(inform(Arc::downgrade(&mirrors), node.id)));
+        }
+        let out: Vec<u64> =
+            mirrors.cluster.read(|state| tasks.keys().copied().filter(|id| state.is_out(*id)).collect());
+        for node in out {
+            mirrors.links.doubt(node);
+            mirrors.copies().lose(node);
+        }
+        let up = nodes.iter().filter(|node| node.id != here && node.ownership.up);
+        let all_compared = up.clone().all(|node| mirrors.links.get(node.id).was_compared());
+        if mirrors.are_needed() && up.count() > 0 && (all_compared || begun.elapsed() > PATIENCE) {
+            mirrors.make_again().await;
+        }
+        mirrors.count_missing();
+        drop(mirrors);
+        tokio::time::sleep(INTERVAL).await;
+    }
+    tasks.into_values().for_each(|task| task.abort());
+}
+
+/// One node, for as long as it is a member.
+async fn inform(mirrors: Weak<Mirrors>, node: u64) {
+    while let Some(mirrors) = mirrors.upgrade() {
+        let link = mirrors.links.get(node);
+        if mirrors.cluster.read(|state| state.is_out(node)) {
+            drop(mirrors);
+            tokio::time::sleep(INTERVAL).await;
+            continue;
+        }
+        let told = mirrors.tell_batch(node, &link).await;
+        drop(mirrors);
+        match told {
+            Ok(true) => {}
+            // Marks that come within a moment go together.
+            Ok(false) => drop(tokio::time::timeout(INTERVAL, link.work.notified()).await),
+            Err(why) => {
+                tracing::debug!(node, why, "a mirror is in doubt");
+                link.outbox().doubt();
+                tokio::time::sleep(INTERVAL).await;
+            }
+        }
+    }
+}
+
+impl Mirrors {
+    /// One batch, or a comparison where the node is in doubt. False = nothing was to be told.
+    async fn tell_batch(&self, node: u64, link: &Link) -> Result<bool, String> {
+        let is_doubtful = {
+            let mut outbox = link.outbox();
+            let old = outbox.compared_at.is_none_or(|at| at.elapsed() > DOUBT_INTERVAL);
+            std::mem::take(&mut outbox.doubtful) || old
+        };
+        if is_doubtful {
+            self.compare(node, link).await?;
+            return Ok(true);
+        }
+        let batch = {
+            let mut outbox = link.outbox();
+            let batch = outbox.take_batch();
+            outbox.busy = !batch.is_empty();
+            batch
+        };
+        if batch.is_empty() {
+            return Ok(false);
+        }
+        let told = self.tell(node, batch).await;
+        link.outbox().busy = false;
+        told.map(|()| true)
+    }
+
+    async fn tell(&self, node: u64, batch: Vec<Mark>) -> Result<(), String> {
+        let accepted: Vec<MessageId> =
+            batch.iter().filter(|mark| mark.what == What::Accepted).map(|mark| mark.id.into()).collect();
+        match self.ask(node, &Question::Marks(batch), MARKS_TIMEOUT).await? {
+            Answer::Done => {}
+            Answer::Refused(why) => return Err(why),
+            Answer::Inventory(_) | Answer::Ids(_) => return Err("it answered another question".to_owned()),
+        }
+        for id in accepted {
+            let waited = self.copies().confirmed(id, node);
+            waited.into_iter().for_each(|then| then());
+        }
+        Ok(())
+    }
+
+    /// Marks that are queued meanwhile stay behind those that follow from the comparison.
+    async fn compare(&self, node: u64, link: &Link) -> Result<(), String> {
+        let asked = self.copies().clock();
+        let listed = self.inventory(node).await?;
+        let own = self.spool.list(Whose::Ours).await.map_err(|error| error.to_string())?;
+        let mut marks = self.copies().reconcile(node, &listed, asked);
+        for message in own {
+            if let Some(progress) = message.progress.filter(|_| listed.contains_key(&message.id)) {
+                marks.push(Mark { id: message.id.into(), what: What::Progress(Vec::from(progress).into()) });
+            }
+        }
+        tracing::debug!(node, kept = listed.len(), told = marks.len(), "compared with a mirror");
+        let mut outbox = link.outbox();
+        marks.into_iter().rev().for_each(|mark| outbox.marks.push_front(mark));
+        outbox.compared_at = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn inventory(&self, node: u64) -> Result<HashMap<MessageId, bool>, String> {
+        let mut listed = HashMap::new();
+        let mut after = None;
+        loop {
+            match self.ask(node, &Question::Inventory { after }, INVENTORY_TIMEOUT).await? {
+                Answer::Inventory(page) => {
+                    let Some((last, _)) = page.last() else { return Ok(listed) };
+                    after = Some(*last);
+                    listed.extend(page.into_iter().map(|(id, accepted)| (MessageId::from(id), accepted)));
+                }
+                Answer::Refused(why) => return Err(why),
+                Answer::Done | Answer::Ids(_) => return Err("it answered another question".to_owned()),
+            }
+        }
+    }
+
+    fn count_missing(&self) {
+        let missing = if self.are_needed() { self.copies().homeless() } else { 0 };
+        self.metrics.mirror_copies_missing.set(i64::try_from(missing).unwrap_or(i64::MAX));
+    }
+
+    /// Copies that are nowhere, until all are somewhere or one finds no place.
+    async fn make_again(self: &Arc<Self>) {
+        let mut placing = JoinSet::new();
+        let mut goes_on = true;
+        loop {
+            let count = if goes_on { PLACING_MAX - placing.len() } else { 0 };
+            for id in self.copies().send_homeless(count) {
+                let mirrors = Arc::clone(self);
+                placing.spawn(async move { mirrors.make_one_again(id).await });
+            }
+            match placing.join_next().await {
+                Some(placed) => goes_on &= placed.unwrap_or(false),
+                None => return,
+            }
+        }
+    }
+
+    async fn make_one_again(self: Arc<Self>, id: MessageId) -> bool {
+        let found = self.spool.get(id).await.ok().flatten().filter(|found| found.whose == Whose::Ours);
+        let body = self.spool.read(id).await;
+        let (Some(found), Ok(Some(message))) = (found, body) else {
+            self.copies().not_placed(id);
+            return false;
+        };
+        let bytes = |bytes: Box<[u8]>| Bytes::from(Vec::from(bytes));
+        let parcel = Parcel {
+            id,
+            accepted: found.accepted,
+            meta: bytes(found.meta),
+            progress: found.progress.map(bytes),
+            body: message.bytes().clone(),
+        };
+        let placed = Arc::clone(&self).place(parcel).await;
+        match &placed {
+            Ok(()) => drop(self.metrics.mirror_copies_remade.inc()),
+            Err(error) => tracing::debug!(%id, %error, "a message has no second copy yet"),
+        }
+        placed.is_ok()
+    }
+}

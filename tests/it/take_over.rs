@@ -1,0 +1,168 @@
+//! Two disks for every 250: what happens to the mail of a node that is gone, and when it is back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::support::client::letter;
+use crate::support::cluster::TestCluster;
+use crate::support::node::TestNode;
+use crate::support::sink::Sink;
+use crate::support::{wait_at_most, wait_for};
+
+const ALICE: &str = "alice@demo.test";
+const BOB: &str = "bob@example.net";
+/// A node is declared down after six seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A next hop that takes nothing until it is told to.
+fn closed_sink() -> (Sink, Arc<AtomicBool>) {
+    let (sink, open) = (Sink::start(), Arc::new(AtomicBool::new(false)));
+    let is_open = Arc::clone(&open);
+    sink.script(move |verb| {
+        (verb.starts_with("MAIL") && !is_open.load(Ordering::Relaxed)).then(|| "451 4.3.0 later".to_owned())
+    });
+    (sink, open)
+}
+
+/// Subjects that were accepted.
+fn send(node: &TestNode, label: &str, count: usize) -> BTreeSet<String> {
+    let mut client = node.login(ALICE);
+    let subjects = (0..count).map(|number| format!("{label}-{number}"));
+    subjects
+        .inspect(|subject| assert_eq!(client.mail(ALICE, BOB, &letter(ALICE, BOB, subject, "hello")).code, 250))
+        .collect()
+}
+
+/// How often each subject arrived.
+fn arrived(sink: &Sink) -> BTreeMap<String, usize> {
+    let mut arrived = BTreeMap::new();
+    for subject in sink.captured().iter().filter_map(|mail| mail.header("Subject")) {
+        *arrived.entry(subject).or_default() += 1;
+    }
+    arrived
+}
+
+fn queued(node: &TestNode) -> usize {
+    node.json(&["queue", "list"]).as_array().unwrap().len()
+}
+
+fn retry_all(node: &TestNode) {
+    for message in node.json(&["queue", "list"]).as_array().unwrap() {
+        node.cli(&["queue", "retry", message["id"].as_str().unwrap()]);
+    }
+}
+
+fn metric(node: &TestNode, name: &str) -> u64 {
+    let (_, text) = node.get("/metrics");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name} is missing in {text}")).parse().unwrap()
+}
+
+fn signal(node: &TestNode, name: &str) {
+    Command::new("kill").args([&format!("-{name}"), &node.pid().to_string()]).status().unwrap();
+}
+
+fn ownership(node: &TestNode, of: usize) -> (u64, bool) {
+    let status = node.json(&["cluster", "status"]);
+    let shown = &status["nodes"][of];
+    (shown["owner_epoch"].as_u64().unwrap(), shown["owns_mail"].as_bool().unwrap())
+}
+
+#[test]
+fn mail_of_a_dead_node_is_delivered_once_by_its_mirrors_and_its_return_repeats_nothing() {
+    let (sink, open) = closed_sink();
+    let mut cluster = TestCluster::with_alice(&sink);
+    let victim = 1;
+    let sent = send(&cluster.nodes[victim], "m", 30);
+    wait_for("the first attempts", || (queued(&cluster.nodes[victim]) == 30).then_some(()));
+    cluster.nodes[victim].kill();
+    open.store(true, Ordering::Relaxed);
+    wait_at_most(PATIENCE, "a take-over", || {
+        let taken: u64 = [0, 2].iter().map(|at| metric(&cluster.nodes[*at], "outgate_messages_taken_over_total")).sum();
+        (taken == 30).then_some(())
+    });
+    wait_at_most(PATIENCE, "every message", || (arrived(&sink).len() == 30).then_some(()));
+    assert_eq!(ownership(&cluster.nodes[0], victim), (1, false));
+    cluster.nodes[victim].restart();
+    assert_eq!(ownership(&cluster.nodes[0], victim), (2, true));
+    assert_eq!(queued(&cluster.nodes[victim]), 0, "what others have taken over is theirs");
+    retry_all(&cluster.nodes[victim]);
+    send(&cluster.nodes[victim], "after", 3);
+    wait_for("mail of the node that is back", || (arrived(&sink).len() == 33).then_some(()));
+    let arrived = arrived(&sink);
+    assert!(sent.iter().all(|subject| arrived[subject] == 1), "{arrived:?}");
+    for node in &cluster.nodes {
+        assert_eq!(metric(node, "outgate_duplicates_total"), 0);
+    }
+    let journey = cluster.nodes[0].ok(&["log", "search", "--text", "take-over"]);
+    let other = cluster.nodes[2].ok(&["log", "search", "--text", "take-over"]);
+    assert!(journey.contains("node 2 is down") || other.contains("node 2 is down"), "{journey}{other}");
+}
+
+/// A node that only stood still for a while comes back in the same process and knows that its mail is gone.
+#[test]
+fn a_node_that_froze_delivers_nothing_that_others_have_taken_over() {
+    let (sink, open) = closed_sink();
+    let cluster = TestCluster::with_alice(&sink);
+    let victim = (cluster.leader() + 1) % 3;
+    let sent = send(&cluster.nodes[victim], "m", 20);
+    wait_for("the first attempts", || (queued(&cluster.nodes[victim]) == 20).then_some(()));
+    signal(&cluster.nodes[victim], "STOP");
+    open.store(true, Ordering::Relaxed);
+    let others: Vec<&TestNode> = (0..3).filter(|at| *at != victim).map(|at| &cluster.nodes[at]).collect();
+    wait_at_most(PATIENCE, "every message", || (arrived(&sink).len() == 20).then_some(()));
+    assert!(others.iter().all(|node| queued(node) == 0));
+    signal(&cluster.nodes[victim], "CONT");
+    wait_at_most(PATIENCE, "the node to own mail again", || (ownership(others[0], victim) == (2, true)).then_some(()));
+    wait_for("mail is taken again", || TcpStream::connect(cluster.nodes[victim].submission).ok());
+    assert_eq!(queued(&cluster.nodes[victim]), 0);
+    assert_eq!(metric(&cluster.nodes[victim], "outgate_messages_yielded_total"), 20);
+    let again = send(&cluster.nodes[victim], "after", 3);
+    wait_for("new mail", || again.iter().all(|subject| arrived(&sink).contains_key(subject)).then_some(()));
+    assert!(sent.iter().all(|subject| arrived(&sink)[subject] == 1), "{:?}", arrived(&sink));
+}
+
+/// First the mirror is lost, later the owner: the copy was made again in between.
+#[test]
+fn a_message_outlives_first_its_mirror_and_then_its_owner() {
+    let (sink, open) = closed_sink();
+    let mut cluster = TestCluster::with_alice(&sink);
+    let owner = cluster.leader();
+    let sent = send(&cluster.nodes[owner], "m", 30);
+    let (first, second) = ((owner + 1) % 3, (owner + 2) % 3);
+    cluster.nodes[first].kill();
+    wait_at_most(PATIENCE, "copies that are made again", || {
+        (metric(&cluster.nodes[owner], "outgate_mirror_copies_remade_total") > 0
+            && metric(&cluster.nodes[owner], "outgate_mirror_copies_missing") == 0)
+            .then_some(())
+    });
+    cluster.nodes[first].restart();
+    cluster.nodes[owner].kill();
+    open.store(true, Ordering::Relaxed);
+    wait_at_most(PATIENCE, "every message", || {
+        retry_all(&cluster.nodes[first]);
+        retry_all(&cluster.nodes[second]);
+        (arrived(&sink).len() == 30).then_some(())
+    });
+    assert!(sent.iter().all(|subject| arrived(&sink)[subject] == 1), "{:?}", arrived(&sink));
+    cluster.nodes[owner].restart();
+    assert_eq!(queued(&cluster.nodes[owner]), 0);
+}
+
+#[test]
+fn large_messages_are_mirrored_in_parts_and_arrive_as_they_were() {
+    let (sink, open) = closed_sink();
+    let mut cluster = TestCluster::with_alice(&sink);
+    let line = "0123456789abcdefghijklmnopqrstuvwxyz".repeat(2) + "\r\n";
+    let text: String = (0..80_000).map(|number| format!("{number} {line}")).collect();
+    let mail = letter(ALICE, BOB, "large", &text);
+    assert_eq!(cluster.nodes[0].login(ALICE).mail(ALICE, BOB, &mail).code, 250);
+    cluster.nodes[0].kill();
+    open.store(true, Ordering::Relaxed);
+    wait_at_most(PATIENCE, "the message", || (arrived(&sink).len() == 1).then_some(()));
+    assert!(sink.captured()[0].text().contains(&text), "the text is another");
+}
