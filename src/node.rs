@@ -137,7 +137,7 @@ async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> 
     let dns = Dns::new(&config.dns)?;
     let maillog = Maillog::open(&data.join("maillog"), config.maillog.keep_days).context("the mail log")?;
     let quarantine = Quarantine::open(&data.join("quarantine"), config.quarantine.keep_days)?;
-    let (disks, left) = Disks::open(&data.join("queue"), &config.spool, &metrics, &cluster).await?;
+    let (disks, left) = Disks::open(&data.join("queue"), &config.spool, &metrics, &cluster, &quarantine).await?;
     let settle = cluster.clone();
     let routes = cluster.clone();
     let lease = cluster.clone();
@@ -202,6 +202,7 @@ fn web_parts(line: &Line, listeners: &Listeners, listening: &Arc<AtomicBool>) ->
         cluster: line.cluster.clone(),
         queue: line.queue.clone(),
         quarantine: line.quarantine.clone(),
+        disks: line.disks.clone(),
         maillog: line.maillog.clone(),
         metrics: line.metrics.clone(),
         listening: listening.clone(),

@@ -45,6 +45,7 @@ pub(crate) async fn run(line: Arc<Line>) {
             if !is_early && swept.is_none_or(|at| at.elapsed() > SWEEP_INTERVAL) {
                 *swept = Some(Instant::now());
                 sweep(&line, node).await;
+                sweep_held(&line, node).await;
             }
         }
         line.disks.forget_taken().await;
@@ -64,6 +65,15 @@ async fn sweep(line: &Line, node: u64) {
     sorted.to_drop.extend(claimed);
     line.disks.drop_copies(node, &sorted.to_drop);
     take(line, node, sorted.to_deliver).await;
+}
+
+/// Whoever keeps a copy of what the node held holds it from now on.
+async fn sweep_held(line: &Line, node: u64) {
+    match line.disks.take_held(node).await {
+        Ok(taken) if taken.is_empty() => {}
+        Ok(taken) => tracing::warn!(node, messages = taken.len(), "took over the quarantine of a node that is down"),
+        Err(error) => tracing::error!(node, %error, "cannot take over the quarantine"),
+    }
 }
 
 async fn take(line: &Line, node: u64, entries: Vec<Entry>) {
@@ -124,14 +134,17 @@ pub(crate) async fn come_up(line: &Line) {
 async fn let_go(line: &Line, disks: &Disks) -> bool {
     let here = line.cluster.node_id();
     let Ok(own) = disks.own_ids().await else { return false };
-    let (mut claimed, mut taken) = (BTreeSet::new(), BTreeSet::new());
+    let (mut claimed, mut taken, mut held) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
     for other in others(&line.cluster) {
-        match (disks.claims(other, here, &own).await, disks.taken_by(other).await) {
-            (Some(of_own), Some(all)) => {
+        let claims = disks.claims(other, here, &own).await;
+        let all = (claims, disks.taken_by(other).await, disks.held_taken_by(other).await);
+        match all {
+            (Some(of_own), Some(all), Some(of_held)) => {
                 claimed.extend(of_own);
                 taken.extend(all);
+                held.extend(of_held);
             }
-            (None, _) | (_, None) => {
+            (None, ..) | (_, None, _) | (.., None) => {
                 tracing::warn!(node = other, "waiting for a node to say what it has taken over");
                 return false;
             }
@@ -144,5 +157,10 @@ async fn let_go(line: &Line, disks: &Disks) -> bool {
         tracing::warn!(messages = claimed.len(), duplicates, "others have taken over messages of this node");
     }
     line.queue.let_go(claimed);
+    for id in held {
+        if let Err(error) = line.quarantine.remove(id).await {
+            tracing::debug!(%id, %error, "what others hold is not here");
+        }
+    }
     true
 }

@@ -1,59 +1,60 @@
 //! Being a mirror: keeps copies for other nodes, and takes over from those that are down.
 
-use std::collections::{BTreeMap, HashMap};
+mod parts;
+mod quarantine;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use outgate_cluster::Cluster;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot};
 
-use super::letter::{self, Answer, IDS_MAX, Id, Mark, PART_MAX_BYTES, Question, Store, What};
+use super::letter::{self, Answer, IDS_MAX, Id, Mark, Question, Store, What};
 use super::taken::Taken;
 use crate::mail::MessageId;
+use crate::quarantine::Quarantine;
 use crate::spool::{Found, Spool, SpoolError, Then, Whose};
-
-/// Bytes of messages that came in part; above, further ones are refused.
-const ASSEMBLING_MAX_BYTES: usize = 256 << 20;
-/// Parts that nothing followed for so long are forgotten.
-const ASSEMBLING_MAX: Duration = Duration::from_secs(60);
+use parts::Parts;
 
 /// Between a node's question for what was taken over and its owning mail again.
 const RETURN_MAX: Duration = Duration::from_secs(10);
 
 pub(super) struct Keeper {
     spool: Spool,
+    quarantine: Quarantine,
     cluster: Cluster,
     parts: Mutex<Parts>,
     /// Held from the moment at which messages are listed as taken until the spool has heard of it, so that nobody is told
     /// the one without the other.
     taken: Arc<AsyncMutex<Taken>>,
+    /// The same of the quarantine.
+    taken_held: Arc<AsyncMutex<Taken>>,
     /// Nodes that have asked what became of their messages, and when: what they did not hear of is theirs.
     returning: Mutex<BTreeMap<u64, Instant>>,
 }
 
-#[derive(Default)]
-struct Parts {
-    table: HashMap<(u64, MessageId), (BytesMut, Instant)>,
-    bytes: usize,
-}
-
 impl Keeper {
-    pub(super) async fn open(directory: &Path, spool: Spool, cluster: Cluster) -> Result<Self, SpoolError> {
-        let path = directory.join("taken");
-        let failed = |error| SpoolError::Io(path.clone(), error);
-        let open = {
-            let path = path.clone();
-            tokio::task::spawn_blocking(move || Taken::open(&path))
-        };
-        let taken = open.await.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)?;
+    pub(super) async fn open(
+        directory: &Path,
+        spool: Spool,
+        cluster: Cluster,
+        quarantine: Quarantine,
+    ) -> Result<Self, SpoolError> {
+        let (path, failed) = (directory.to_owned(), |error| SpoolError::Io(directory.to_owned(), error));
+        let open = move || Ok((Taken::open(&path.join("taken"))?, Taken::open(&path.join("taken-held"))?));
+        let opened = tokio::task::spawn_blocking(open).await;
+        let (taken, taken_held) = opened.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)?;
         Ok(Self {
             spool,
+            quarantine,
             cluster,
             parts: Mutex::default(),
             taken: Arc::new(AsyncMutex::new(taken)),
+            taken_held: Arc::new(AsyncMutex::new(taken_held)),
             returning: Mutex::default(),
         })
     }
@@ -86,7 +87,11 @@ impl Keeper {
                 }
                 self.claims(of, ids).await
             }
-            Question::Taken => Ok(self.taken_from(owner).await),
+            Question::Taken => Ok(taken_from(&self.taken, owner).await),
+            Question::Hold(hold) => self.hold(owner, hold).await,
+            Question::LetOut { ids } => self.let_out(owner, ids).await,
+            Question::HeldInventory { after } => self.held_inventory(owner, after.map(Into::into)).await,
+            Question::HeldTaken => Ok(taken_from(&self.taken_held, owner).await),
         };
         answered.unwrap_or_else(Answer::Refused)
     }
@@ -104,23 +109,30 @@ impl Keeper {
     async fn keep(&self, owner: u64, store: Store) -> Result<Answer, String> {
         let Store { owner_epoch, id, accepted, meta, progress, offset, bytes } = store;
         let id = MessageId::from(id);
-        let ownership = self.cluster.read(|state| state.ownership(owner));
-        if !ownership.up || ownership.epoch != owner_epoch {
-            return Err(format!("node {owner} does not own mail under epoch {owner_epoch}"));
-        }
-        if !self.spool.has_room() {
-            return Err("the disk is nearly full".to_owned());
-        }
-        let body = match offset {
-            0 => bytes,
-            offset => self.parts.lock().unwrap_or_else(PoisonError::into_inner).end(owner, id, offset, &bytes)?,
-        };
+        self.may_keep(owner, owner_epoch)?;
+        let body = self.whole(owner, id, offset, bytes)?;
         let name = (id, Whose::Of(owner));
         self.spool.store(name, meta.to_vec(), body, accepted).await.map_err(|error| error.to_string())?;
         if let Some(progress) = progress {
             self.spool.progress(name, progress.to_vec(), None);
         }
         Ok(Answer::Done)
+    }
+
+    /// The message whose last part this is.
+    fn whole(&self, owner: u64, id: MessageId, offset: u64, bytes: Bytes) -> Result<Bytes, String> {
+        match offset {
+            0 => Ok(bytes),
+            offset => self.parts.lock().unwrap_or_else(PoisonError::into_inner).end(owner, id, offset, &bytes),
+        }
+    }
+
+    fn may_keep(&self, owner: u64, owner_epoch: u64) -> Result<(), String> {
+        let ownership = self.cluster.read(|state| state.ownership(owner));
+        if !ownership.up || ownership.epoch != owner_epoch {
+            return Err(format!("node {owner} does not own mail under epoch {owner_epoch}"));
+        }
+        if self.spool.has_room() { Ok(()) } else { Err("the disk is nearly full".to_owned()) }
     }
 
     /// Returns when all of it is on disk.
@@ -160,18 +172,17 @@ impl Keeper {
         Ok(Answer::Ids(claimed))
     }
 
-    async fn taken_from(&self, owner: u64) -> Answer {
-        let taken = self.taken.lock().await;
-        Answer::Ids(taken.of(owner).into_iter().flatten().take(IDS_MAX).map(|id| Id::from(*id)).collect())
-    }
-
     fn returning(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
         self.returning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_returning(&self, owner: u64) -> bool {
+        self.returning().get(&owner).is_some_and(|since| since.elapsed() < RETURN_MAX)
+    }
+
     /// The copies that are kept for `owner` and may be taken over; none while it is about to come back.
     pub(super) async fn copies_of(&self, owner: u64) -> Result<Vec<Found>, SpoolError> {
-        if self.returning().get(&owner).is_some_and(|since| since.elapsed() < RETURN_MAX) {
+        if self.is_returning(owner) {
             return Ok(Vec::new());
         }
         self.spool.list(Whose::Of(owner)).await
@@ -179,7 +190,11 @@ impl Keeper {
 
     /// Old owners whose messages were taken over.
     pub(super) async fn taken_owners(&self) -> Vec<u64> {
-        self.taken.lock().await.owners()
+        let mut owners = self.taken.lock().await.owners();
+        owners.extend(self.taken_held.lock().await.owners());
+        owners.sort_unstable();
+        owners.dedup();
+        owners
     }
 
     /// Finishes what an earlier life listed as taken over: its old owner has let go of that, or will. Before anybody is
@@ -193,6 +208,9 @@ impl Keeper {
                 tracing::warn!(owner, messages = half_taken.len(), "finishing a take-over");
                 self.take(owner, half_taken).await?;
             }
+            self.finish_held(owner)
+                .await
+                .map_err(|error| SpoolError::Io("quarantine".into(), io::Error::other(error)))?;
         }
         Ok(())
     }
@@ -221,11 +239,18 @@ impl Keeper {
 
     /// The old owner is back and has dropped what was taken.
     pub(super) async fn forget_taken(&self, owner: u64) {
-        let taken = Arc::clone(&self.taken).lock_owned().await;
-        if let Err(error) = on_disk(taken, move |taken| taken.forget(owner)).await {
-            tracing::warn!(owner, %error, "the list of what was taken over stays");
+        for list in [&self.taken, &self.taken_held] {
+            let taken = Arc::clone(list).lock_owned().await;
+            if let Err(error) = on_disk(taken, move |taken| taken.forget(owner)).await {
+                tracing::warn!(owner, %error, "the list of what was taken over stays");
+            }
         }
     }
+}
+
+async fn taken_from(list: &AsyncMutex<Taken>, owner: u64) -> Answer {
+    let taken = list.lock().await;
+    Answer::Ids(taken.of(owner).into_iter().flatten().take(IDS_MAX).map(|id| Id::from(*id)).collect())
 }
 
 fn answer_noted(done: oneshot::Sender<()>) {
@@ -242,71 +267,4 @@ async fn on_disk(
     let failed = |error| SpoolError::Io("taken".into(), error);
     let changed = tokio::task::spawn_blocking(move || change(&mut taken).map(|()| taken)).await;
     changed.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)
-}
-
-impl Parts {
-    fn begin(&mut self, owner: u64, id: MessageId) -> Result<(), String> {
-        let forgotten = self.table.extract_if(|_, (_, since)| since.elapsed() > ASSEMBLING_MAX);
-        let bytes: usize = forgotten.map(|(_, (bytes, _))| bytes.len()).sum();
-        self.bytes -= bytes;
-        if let Some((old, _)) = self.table.insert((owner, id), (BytesMut::new(), Instant::now())) {
-            self.bytes -= old.len();
-        }
-        Ok(())
-    }
-
-    fn append(&mut self, owner: u64, id: MessageId, offset: u64, bytes: &[u8]) -> Result<(), String> {
-        let (whole, since) = self.table.get_mut(&(owner, id)).ok_or("parts before this one are missing")?;
-        if whole.len() as u64 != offset || bytes.len() > PART_MAX_BYTES {
-            return Err(format!("a part at {offset} where {} was expected", whole.len()));
-        }
-        if self.bytes + bytes.len() > ASSEMBLING_MAX_BYTES {
-            return Err("too much mail comes in parts".to_owned());
-        }
-        whole.extend_from_slice(bytes);
-        *since = Instant::now();
-        self.bytes += bytes.len();
-        Ok(())
-    }
-
-    fn end(&mut self, owner: u64, id: MessageId, offset: u64, bytes: &[u8]) -> Result<Bytes, String> {
-        self.append(owner, id, offset, bytes)?;
-        let (whole, _) = self.table.remove(&(owner, id)).ok_or("parts before this one are missing")?;
-        self.bytes -= whole.len();
-        Ok(whole.freeze())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-
-    use super::*;
-
-    #[test]
-    fn parts_make_a_whole_in_their_order_only() {
-        let (mut parts, id) = (Parts::default(), MessageId::generate());
-        assert!(parts.append(1, id, 0, b"ab").is_err(), "never begun");
-        parts.begin(1, id).unwrap();
-        parts.append(1, id, 0, b"ab").unwrap();
-        assert!(parts.append(1, id, 3, b"d").is_err(), "a gap");
-        assert!(parts.append(2, id, 2, b"c").is_err(), "of another node");
-        assert_eq!(parts.end(1, id, 2, b"c").unwrap(), Bytes::from_static(b"abc"));
-        assert_eq!((parts.bytes, parts.table.len()), (0, 0));
-    }
-
-    #[test]
-    fn what_comes_in_parts_is_bounded() {
-        let mut parts = Parts::default();
-        let part = vec![0; PART_MAX_BYTES];
-        let mut kept = 0;
-        let id = MessageId::generate();
-        parts.begin(1, id).unwrap();
-        while parts.append(1, id, (kept * PART_MAX_BYTES) as u64, &part).is_ok() {
-            kept += 1;
-        }
-        assert_eq!(kept * PART_MAX_BYTES, ASSEMBLING_MAX_BYTES);
-        parts.begin(1, id).unwrap();
-        assert_eq!(parts.bytes, 0, "begun anew");
-    }
 }

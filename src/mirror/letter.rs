@@ -31,6 +31,14 @@ pub(super) enum Question {
     Claims { of: u64, ids: Vec<Id> },
     /// What have you taken from me?
     Taken,
+    /// Keep a copy of what I hold.
+    Hold(Hold),
+    /// I do not hold these any more.
+    LetOut { ids: Vec<Id> },
+    /// What of mine do you hold a copy of, behind this id?
+    HeldInventory { after: Option<Id> },
+    /// What of my quarantine have you taken?
+    HeldTaken,
 }
 
 #[derive(Serialize, Deserialize, Debug)]
@@ -41,6 +49,16 @@ pub(super) struct Store {
     pub(super) accepted: bool,
     pub(super) meta: Bytes,
     pub(super) progress: Option<Bytes>,
+    /// Where `bytes` begin; what is before came in parts.
+    pub(super) offset: u64,
+    pub(super) bytes: Bytes,
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+pub(super) struct Hold {
+    pub(super) owner_epoch: u64,
+    /// What is known of the message, as JSON.
+    pub(super) entry: Bytes,
     /// Where `bytes` begin; what is before came in parts.
     pub(super) offset: u64,
     pub(super) bytes: Bytes,

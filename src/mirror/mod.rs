@@ -3,6 +3,7 @@
 //! [`Disks`] is what queue and delivery see: a spool whose `store` returns when both disks have the message, and whose
 //! marks reach both. Reading order: this file, [`copies`] (where the second copy of each of our messages is), [`link`]
 //! (one other node: what it has to hear, what it keeps for us), [`placing`] (choosing a mirror), [`keeper`] (being one),
+//! [`held`] (the same for the quarantine),
 //! [`take_over`] and [`taken`] (what becomes of a node's messages when it is down), [`letter`] (the words).
 //!
 //! Invariants:
@@ -16,6 +17,7 @@
 //!   before it owns mail again.
 
 mod copies;
+mod held;
 mod keeper;
 mod letter;
 mod link;
@@ -23,6 +25,7 @@ mod placing;
 mod take_over;
 mod taken;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,6 +37,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use crate::config::SpoolConfig;
 use crate::mail::{Message, MessageId};
 use crate::metrics::Metrics;
+use crate::quarantine::Quarantine;
 use crate::spool::{Found, Spool, SpoolError, Then, Whose};
 use copies::Copies;
 use keeper::Keeper;
@@ -60,6 +64,8 @@ pub(crate) struct Mirrors {
     copies: Mutex<Copies>,
     links: Links,
     keeper: Arc<Keeper>,
+    /// What is about to be held, here and there.
+    holding: Mutex<BTreeSet<MessageId>>,
     /// Bytes on their way to mirrors.
     sending: tokio::sync::Semaphore,
 }
@@ -75,9 +81,10 @@ impl Disks {
         config: &SpoolConfig,
         metrics: &Arc<Metrics>,
         cluster: &Cluster,
+        quarantine: &Quarantine,
     ) -> Result<(Self, Left), SpoolError> {
         let (spool, _) = Spool::open(directory, config, metrics.spool_sync_seconds.clone()).await?;
-        let keeper = Keeper::open(directory, spool.clone(), cluster.clone()).await?;
+        let keeper = Keeper::open(directory, spool.clone(), cluster.clone(), quarantine.clone()).await?;
         keeper.finish().await?;
         let found = spool.list(Whose::Ours).await?;
         let mut copies = Copies::default();
@@ -89,10 +96,12 @@ impl Disks {
             copies: Mutex::new(copies),
             links: Links::default(),
             keeper: Arc::new(keeper),
+            holding: Mutex::default(),
             sending: tokio::sync::Semaphore::new(placing::SENDING_MAX),
         });
         Keeper::serve(&mirrors.keeper, cluster);
         tokio::spawn(link::run(Arc::downgrade(&mirrors)));
+        tokio::spawn(held::run(Arc::downgrade(&mirrors)));
         Ok((Self { spool, mirrors: Some(mirrors) }, Left(found)))
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use outgate_cluster::PeerError;
 
 use super::Mirrors;
-use super::letter::{self, Answer, PART_MAX_BYTES, Question, Store};
+use super::letter::{self, Answer, Question, Store};
 use crate::mail::MessageId;
 use crate::spool::SpoolError;
 
@@ -15,9 +15,9 @@ use crate::spool::SpoolError;
 pub(super) const SENDING_MAX: usize = (128 << 20) / PERMIT_BYTES;
 const PERMIT_BYTES: usize = 1024;
 /// Nodes that are asked in turn.
-const MIRRORS_TRIED_MAX: usize = 3;
+pub(super) const MIRRORS_TRIED_MAX: usize = 3;
 /// How long a node may take for one part, or for the whole once it has it.
-const STORE_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A node that was not heard for longer is asked last.
 const SILENCE_MAX_MS: u64 = 1_500;
 
@@ -75,7 +75,7 @@ impl Mirrors {
 
     /// Other nodes that own mail, in the order in which they are to be asked for this message: those that were heard of late
     /// and are to stay first, among equals by rendezvous hash.
-    fn candidates(&self, id: MessageId) -> Vec<u64> {
+    pub(super) fn candidates(&self, id: MessageId) -> Vec<u64> {
         let here = self.cluster.node_id();
         let nodes = self.cluster.read(|state| state.nodes());
         let others = nodes.into_iter().filter(|node| node.id != here && node.ownership.up);
@@ -90,22 +90,16 @@ impl Mirrors {
     }
 
     async fn hand_over(&self, node: u64, parcel: &Parcel) -> Result<(), String> {
-        let owner_epoch = self.cluster.read(|state| state.ownership(self.cluster.node_id())).epoch;
+        let owner_epoch = self.cluster.owner_epoch();
         let (id, body) = (parcel.id.into(), &parcel.body);
-        let parts = body.len().saturating_sub(1) / PART_MAX_BYTES;
-        for part in 0..parts {
-            let offset = part * PART_MAX_BYTES;
-            let bytes = body.slice(offset..offset + PART_MAX_BYTES);
-            self.have_done(node, &Question::Part { id, offset: offset as u64, bytes }).await?;
-        }
-        let offset = parts * PART_MAX_BYTES;
+        let offset = self.send_parts(node, parcel.id, body).await?;
         let (meta, progress) = (parcel.meta.clone(), parcel.progress.clone());
         let (accepted, bytes) = (parcel.accepted, body.slice(offset..));
         let store = Store { owner_epoch, id, accepted, meta, progress, offset: offset as u64, bytes };
         self.have_done(node, &Question::Store(store)).await
     }
 
-    async fn have_done(&self, node: u64, question: &Question) -> Result<(), String> {
+    pub(super) async fn have_done(&self, node: u64, question: &Question) -> Result<(), String> {
         match self.ask(node, question, STORE_TIMEOUT).await? {
             Answer::Done => Ok(()),
             Answer::Refused(why) => Err(why),

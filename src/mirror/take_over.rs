@@ -70,7 +70,7 @@ impl Disks {
 }
 
 impl Mirrors {
-    async fn ask_ids(&self, node: u64, question: &Question) -> Option<Vec<MessageId>> {
+    pub(super) async fn ask_ids(&self, node: u64, question: &Question) -> Option<Vec<MessageId>> {
         match self.ask(node, question, CLAIMS_TIMEOUT).await {
             Ok(Answer::Ids(ids)) => Some(ids.into_iter().map(MessageId::from).collect()),
             Ok(Answer::Done | Answer::Refused(_) | Answer::Inventory(_)) => None,

@@ -15,8 +15,11 @@
 //! * `hold` returns only after its file and its directory are synced.
 //! * An entry that cannot be read is said aloud and passed over; it hides no other.
 //!
+//! Copies of what other nodes hold lie beside the entries, under names of their own: `copies`.
+//!
 //! Never here: why a message is held, and what becomes of it when it is released.
 
+mod copies;
 mod quota;
 mod store;
 
@@ -72,6 +75,8 @@ pub enum QuarantineError {
     Unknown(MessageId),
     #[error("quarantine keeps no more copies of locked mail today")]
     Full,
+    #[error("no other node keeps a copy of message {0}")]
+    NoMirror(MessageId),
     #[error("cannot use the quarantine: {0}")]
     Io(#[from] std::io::Error),
 }
@@ -134,6 +139,35 @@ impl Quarantine {
     /// Removes what is older than `keep_days`; returns the ids with what was known of them.
     pub async fn expire(&self, now_ms: u64) -> Result<Vec<(MessageId, Option<Held>)>, QuarantineError> {
         self.run(move |store| store.expire(now_ms)).await
+    }
+
+    /// What is held, oldest first.
+    pub(crate) async fn all(&self) -> Result<Vec<MessageId>, QuarantineError> {
+        self.run(Store::all).await
+    }
+
+    /// Whether it is held, or being released.
+    pub(crate) async fn holds(&self, id: MessageId) -> bool {
+        self.run(move |store| Ok(store.holds(id))).await.unwrap_or(true)
+    }
+
+    /// Keeps a copy of what `node` holds; returns after the sync.
+    pub(crate) async fn keep_copy(&self, node: u64, held: Held, message: Message) -> Result<(), QuarantineError> {
+        self.run(move |store| store.keep_copy(node, &held, &message)).await
+    }
+
+    pub(crate) async fn drop_copies(&self, node: u64, ids: Vec<MessageId>) -> Result<(), QuarantineError> {
+        self.run(move |store| ids.into_iter().try_for_each(|id| store.drop_copy(node, id))).await
+    }
+
+    /// What is kept for the node, oldest first.
+    pub(crate) async fn copies_of(&self, node: u64) -> Result<Vec<MessageId>, QuarantineError> {
+        self.run(move |store| store.copies_of(node)).await
+    }
+
+    /// Makes copies of `node` entries of this quarantine.
+    pub(crate) async fn adopt(&self, node: u64, ids: Vec<MessageId>) -> Result<(), QuarantineError> {
+        self.run(move |store| ids.into_iter().try_for_each(|id| store.adopt(node, id))).await
     }
 
     /// Runs `work` on a blocking thread, at most [`CONCURRENT_MAX`] at a time. The permit goes with the work: a caller

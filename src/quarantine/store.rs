@@ -83,8 +83,7 @@ impl Store {
         let day = self.day_path(day_of(held.id));
         // Each time: whoever made the directory just now may not have synced it yet.
         create_directory(&day)?;
-        let mut first = serde_json::to_vec(&Entry { held: held.clone(), once }).map_err(io::Error::from)?;
-        first.push(b'\n');
+        let first = entry_line(held, once)?;
         write_durably(&day, &format!("{}.held", held.id), &[&first, message.bytes()])?;
         Ok(true)
     }
@@ -157,6 +156,7 @@ impl Store {
             for id in self.ids(day)?.into_iter().filter(|id| id.timestamp_ms() < before_ms) {
                 expired.push((id, self.remove(id)?));
             }
+            self.expire_copies(day, before_ms)?;
             if (day + 1) * DAY_MS < before_ms && names(&self.day_path(day))?.next().is_none() {
                 fs::remove_dir(self.day_path(day))?;
             }
@@ -174,29 +174,29 @@ impl Store {
     }
 
     /// Days that have a directory, oldest first.
-    fn days(&self) -> io::Result<Vec<u64>> {
+    pub(super) fn days(&self) -> io::Result<Vec<u64>> {
         let mut days: Vec<u64> = names(&self.directory)?.filter_map(|name| name.parse().ok()).collect();
         days.sort_unstable();
         Ok(days)
     }
 
     /// Ids held of one day, oldest first.
-    fn ids(&self, day: u64) -> io::Result<Vec<MessageId>> {
+    pub(super) fn ids(&self, day: u64) -> io::Result<Vec<MessageId>> {
         let id_of = |name: String| name.strip_suffix(".held")?.parse().ok();
         let mut ids: Vec<MessageId> = names(&self.day_path(day))?.filter_map(id_of).collect();
         ids.sort_unstable();
         Ok(ids)
     }
 
-    fn path(&self, id: MessageId) -> PathBuf {
+    pub(super) fn path(&self, id: MessageId) -> PathBuf {
         self.day_path(day_of(id)).join(format!("{id}.held"))
     }
 
-    fn taken_path(&self, id: MessageId) -> PathBuf {
+    pub(super) fn taken_path(&self, id: MessageId) -> PathBuf {
         self.day_path(day_of(id)).join(format!("{id}.releasing"))
     }
 
-    fn day_path(&self, day: u64) -> PathBuf {
+    pub(super) fn day_path(&self, day: u64) -> PathBuf {
         self.directory.join(day.to_string())
     }
 
@@ -207,6 +207,13 @@ impl Store {
     fn stripe(&self, byte: u8) -> MutexGuard<'_, ()> {
         self.stripes[usize::from(byte) % STRIPES].lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The first line of an entry's file.
+pub(super) fn entry_line(held: &Held, once: Option<String>) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(&Entry { held: held.clone(), once })?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 fn entry(id: MessageId, path: &Path) -> Result<Entry, QuarantineError> {
@@ -223,7 +230,7 @@ fn read(id: MessageId, path: &Path) -> Result<(Held, Message), QuarantineError> 
     Ok((entry.held, Message::new(bytes.slice(end + 1..))))
 }
 
-fn day_of(id: MessageId) -> u64 {
+pub(super) fn day_of(id: MessageId) -> u64 {
     id.timestamp_ms() / DAY_MS
 }
 
@@ -244,7 +251,7 @@ fn fingerprint(held: &Held, message: &Message) -> blake3::Hash {
 }
 
 /// Writes `parts` to `directory/name`: whole and synced, or not at all.
-fn write_durably(directory: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+pub(super) fn write_durably(directory: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()> {
     let half = directory.join(format!("{name}.tmp"));
     let write = || {
         let mut file = File::create(&half)?;
@@ -260,7 +267,7 @@ fn write_durably(directory: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()
     })
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
@@ -278,7 +285,7 @@ fn put_all_back(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -286,7 +293,7 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 }
 
 /// Names that are UTF-8; ours all are. A directory that is gone has none.
-fn names(directory: &Path) -> io::Result<impl Iterator<Item = String>> {
+pub(super) fn names(directory: &Path) -> io::Result<impl Iterator<Item = String>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => Some(entries),
         Err(error) if error.kind() == ErrorKind::NotFound => None,

@@ -134,7 +134,7 @@ async fn keep(
         return Ok(false);
     }
     let message = stamped(line, incoming, judged).await;
-    line.quarantine.hold(held, message, once).await
+    line.disks.hold(&line.quarantine, held, message, once).await
 }
 
 fn refused(incoming: &Incoming, refusal: &Refusal) -> Outcome {

@@ -26,6 +26,7 @@ use outgate_cluster::Cluster;
 use crate::config::ListenerMode;
 use crate::maillog::Maillog;
 use crate::metrics::Metrics;
+use crate::mirror::Disks;
 use crate::quarantine::Quarantine;
 use crate::queue::Queue;
 
@@ -43,6 +44,7 @@ pub struct Parts {
     pub cluster: Cluster,
     pub queue: Queue,
     pub quarantine: Quarantine,
+    pub disks: Disks,
     pub maillog: Maillog,
     pub metrics: Arc<Metrics>,
     /// True while the submission listeners are open; the node sets it.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::support::client::letter;
+use crate::support::client::{GTUBE, letter};
 use crate::support::cluster::TestCluster;
 use crate::support::node::TestNode;
 use crate::support::sink::Sink;
@@ -165,4 +165,38 @@ fn large_messages_are_mirrored_in_parts_and_arrive_as_they_were() {
     open.store(true, Ordering::Relaxed);
     wait_at_most(PATIENCE, "the message", || (arrived(&sink).len() == 1).then_some(()));
     assert!(sink.captured()[0].text().contains(&text), "the text is another");
+}
+
+fn held(node: &TestNode) -> Vec<String> {
+    let list = node.json(&["quarantine", "list"]);
+    list.as_array().unwrap().iter().map(|held| held["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_quarantine_of_a_dead_node_is_held_by_another_and_not_twice_when_it_is_back() {
+    let sink = Sink::start();
+    let mut cluster = TestCluster::with_alice(&sink);
+    let victim = (cluster.leader() + 1) % 3;
+    let mut client = cluster.nodes[victim].login(ALICE);
+    for number in 0..4 {
+        let mail = letter(ALICE, BOB, &format!("held {number}"), GTUBE);
+        assert_eq!(client.mail(ALICE, BOB, &mail).code, 550);
+    }
+    let all = held(&cluster.nodes[victim]);
+    assert_eq!(all.len(), 4);
+    let others = [(victim + 1) % 3, (victim + 2) % 3];
+    assert!(others.iter().all(|at| held(&cluster.nodes[*at]).is_empty()), "copies are nobody's to see");
+    // What left quarantine before comes back with nobody.
+    cluster.nodes[victim].ok(&["quarantine", "remove", &all[0]]);
+    cluster.nodes[victim].kill();
+    let taken = || others.iter().flat_map(|at| held(&cluster.nodes[*at])).collect::<BTreeSet<_>>();
+    wait_at_most(PATIENCE, "the take-over", || (taken().len() == 3).then_some(()));
+    assert_eq!(taken(), all[1..].iter().cloned().collect());
+    let holder = others.into_iter().find(|at| held(&cluster.nodes[*at]).contains(&all[1])).unwrap();
+    cluster.nodes[holder].ok(&["quarantine", "release", &all[1]]);
+    sink.wait(1);
+    cluster.nodes[victim].restart();
+    assert!(held(&cluster.nodes[victim]).is_empty(), "others hold it");
+    assert_eq!(others.iter().map(|at| held(&cluster.nodes[*at]).len()).sum::<usize>(), 2);
+    assert_eq!(sink.captured().len(), 1);
 }

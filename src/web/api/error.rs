@@ -118,7 +118,7 @@ impl From<QuarantineError> for ApiError {
     fn from(error: QuarantineError) -> Self {
         match error {
             QuarantineError::Unknown(_) => Self::not_found(error),
-            QuarantineError::Full | QuarantineError::Io(_) => Self::unavailable(error),
+            QuarantineError::Full | QuarantineError::NoMirror(_) | QuarantineError::Io(_) => Self::unavailable(error),
         }
     }
 }

@@ -55,7 +55,9 @@ async fn message(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<R
 
 async fn remove(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<StatusCode> {
     let id = parse_id(&id)?;
-    let origin = parts.quarantine.remove(id).await?.as_ref().map(Held::origin).unwrap_or_default();
+    let removed = parts.quarantine.remove(id).await?;
+    parts.disks.let_out(id);
+    let origin = removed.as_ref().map(Held::origin).unwrap_or_default();
     note(&parts, id, origin, Status::Removed, "removed from quarantine");
     Ok(StatusCode::NO_CONTENT)
 }
@@ -79,6 +81,7 @@ async fn release(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<S
         note(&parts, id, origin, Status::Released, "released from quarantine");
         parts.queue.deliver(stored);
         parts.quarantine.taken(id).await?;
+        parts.disks.let_out(id);
         Ok(StatusCode::NO_CONTENT)
     });
     release.await.unwrap_or_else(|error| Err(ApiError::unavailable(error)))
