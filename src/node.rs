@@ -137,7 +137,8 @@ async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> 
     let dns = Dns::new(&config.dns)?;
     let maillog = Maillog::open(&data.join("maillog"), config.maillog.keep_days).context("the mail log")?;
     let quarantine = Quarantine::open(&data.join("quarantine"), config.quarantine.keep_days)?;
-    let (disks, left) = Disks::open(&data.join("queue"), &config.spool, &metrics, &cluster, &quarantine).await?;
+    let (disks, left) =
+        Disks::open(&data.join("queue"), &config.spool, &metrics, &cluster, &quarantine, &maillog).await?;
     let settle = cluster.clone();
     let routes = cluster.clone();
     let lease = cluster.clone();

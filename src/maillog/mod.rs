@@ -7,6 +7,7 @@
 //! * [`record`]: what is kept and what can be asked.
 //! * `writer`: the waiting room and the thread that empties it.
 //! * `segment`: file names, the line format with its checksum, what a torn line means.
+//! * `copies`: what is kept of other nodes' logs.
 //! * `search`: filters and the order of answers.
 //!
 //! Invariants:
@@ -18,6 +19,7 @@
 //!
 //! Never here: who may read the log, and what a record means.
 
+mod copies;
 pub mod record;
 mod search;
 mod segment;
@@ -30,12 +32,16 @@ pub use record::{Event, Origin, Query, Record, Status};
 
 use self::segment::Directory;
 use self::writer::Writer;
+use crate::clock::now_ms;
+
+const DAY_MS: u64 = 24 * 3600 * 1000;
 
 /// The log's handle. Cheap to clone; the writer ends with its last clone.
 #[derive(Clone)]
 pub struct Maillog {
     writer: Arc<Writer>,
     directory: Directory,
+    keep_days: u64,
 }
 
 impl Maillog {
@@ -43,7 +49,7 @@ impl Maillog {
     pub fn open(directory: &Path, keep_days: u64) -> std::io::Result<Self> {
         let directory = Directory::open(directory)?;
         let writer = Arc::new(Writer::start(directory.clone(), keep_days, writer::WAITING_MAX)?);
-        Ok(Self { writer, directory })
+        Ok(Self { writer, directory, keep_days })
     }
 
     /// Queues the record for the writer, which has it in the file at once and on disk within a second. Never blocks.
@@ -59,6 +65,10 @@ impl Maillog {
             search::run(&directory, &query)
         };
         tokio::task::spawn_blocking(scan).await.map_err(std::io::Error::other)?
+    }
+
+    fn kept_since_ms(&self) -> u64 {
+        now_ms().saturating_sub(self.keep_days.saturating_mul(DAY_MS))
     }
 
     /// Writes what is waiting and stops.

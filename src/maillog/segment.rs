@@ -31,6 +31,32 @@ impl Directory {
         Ok(Self(path.to_owned()))
     }
 
+    /// Of a directory in this one, which need not exist.
+    pub(super) fn below(&self, name: &Path) -> Self {
+        Self(self.0.join(name))
+    }
+
+    pub(super) fn exists(&self) -> bool {
+        self.0.is_dir()
+    }
+
+    pub(super) fn made(&self) -> io::Result<&Self> {
+        if !self.exists() {
+            create_directory(&self.0)?;
+        }
+        Ok(self)
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
+        File::open(&self.0)?.sync_all()
+    }
+
+    /// Names and lengths of all segments, oldest first.
+    pub(super) fn lengths(&self) -> io::Result<Vec<(u64, u64)>> {
+        let lengths = self.segments()?.into_iter().map(|name| Ok((name.0, fs::metadata(self.path(name))?.len())));
+        lengths.collect()
+    }
+
     /// Oldest first; other files are left alone.
     pub(super) fn segments(&self) -> io::Result<Vec<SegmentName>> {
         let mut names = Vec::new();
@@ -63,7 +89,7 @@ impl Directory {
         Ok(())
     }
 
-    fn path(&self, name: SegmentName) -> PathBuf {
+    pub(super) fn path(&self, name: SegmentName) -> PathBuf {
         self.0.join(format!("{:015}.log", name.0))
     }
 }

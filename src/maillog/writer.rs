@@ -11,8 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::Record;
 use super::segment::{Directory, SEGMENT_LENGTH_MAX, SegmentName, encode};
+use super::{DAY_MS, Record};
 use crate::clock::now_ms;
 
 /// Records that wait for the disk; a few hundred MiB where it takes no writes for minutes.
@@ -25,7 +25,6 @@ const EXPIRE_INTERVAL: Duration = Duration::from_secs(3600);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Capacity of the line buffer that is kept between batches.
 const LINES_KEPT_MAX: usize = 1 << 20;
-const DAY_MS: u64 = 24 * 3600 * 1000;
 
 pub(super) struct Writer {
     shared: Arc<Shared>,

@@ -114,8 +114,7 @@ impl Mirrors {
     /// Compares what is held here with the copies that all nodes keep.
     async fn compare_held(&self) -> Result<(), String> {
         let quarantine = self.keeper.quarantine();
-        let all: BTreeSet<MessageId> =
-            quarantine.all().await.map_err(|error| error.to_string())?.into_iter().collect();
+        let all: BTreeSet<MessageId> = quarantine.all().await.map_err(|error| error.to_string())?.into_iter().collect();
         // What is being copied at this moment is not missing.
         let mut missing = &all - &*self.holding();
         for node in self.others() {
@@ -154,7 +153,9 @@ impl Mirrors {
                     }
                 }
                 Answer::Refused(why) => return Err(why),
-                Answer::Done | Answer::Inventory(_) => return Err("it answered another question".to_owned()),
+                Answer::Done | Answer::Inventory(_) | Answer::Lengths(_) | Answer::Records(_) => {
+                    return Err(super::beside());
+                }
             }
         }
     }

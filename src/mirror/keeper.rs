@@ -15,6 +15,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot};
 
 use super::letter::{self, Answer, IDS_MAX, Id, Mark, Question, Store, What};
 use super::taken::Taken;
+use super::{Mirrors, beside};
 use crate::mail::MessageId;
 use crate::quarantine::Quarantine;
 use crate::spool::{Found, Spool, SpoolError, Then, Whose};
@@ -35,6 +36,26 @@ pub(super) struct Keeper {
     taken_held: Arc<AsyncMutex<Taken>>,
     /// Nodes that have asked what became of their messages, and when: what they did not hear of is theirs.
     returning: Mutex<BTreeMap<u64, Instant>>,
+}
+
+/// Answers the questions of other nodes from now on.
+pub(super) fn serve(mirrors: &Arc<Mirrors>, cluster: &Cluster) {
+    let mirrors = Arc::downgrade(mirrors);
+    cluster.serve(Arc::new(move |owner, body| {
+        let mirrors = mirrors.upgrade();
+        Box::pin(async move {
+            let answer = match (mirrors, letter::decode(&body)) {
+                (Some(mirrors), Ok(Question::Log(question))) => {
+                    let answered = mirrors.answer_about_log(owner, question).await;
+                    answered.unwrap_or_else(|error| Answer::Refused(error.to_string()))
+                }
+                (Some(mirrors), Ok(question)) => mirrors.keeper.answer(owner, question).await,
+                (None, _) => Answer::Refused("this node is stopping".to_owned()),
+                (_, Err(error)) => Answer::Refused(format!("the question cannot be read: {error}")),
+            };
+            letter::encode(&answer).unwrap_or_default()
+        })
+    }));
 }
 
 impl Keeper {
@@ -59,22 +80,6 @@ impl Keeper {
         })
     }
 
-    /// Answers the questions of other nodes from now on.
-    pub(super) fn serve(keeper: &Arc<Self>, cluster: &Cluster) {
-        let keeper = Arc::downgrade(keeper);
-        cluster.serve(Arc::new(move |owner, body| {
-            let keeper = keeper.upgrade();
-            Box::pin(async move {
-                let answer = match (keeper, letter::decode(&body)) {
-                    (Some(keeper), Ok(question)) => keeper.answer(owner, question).await,
-                    (None, _) => Answer::Refused("this node is stopping".to_owned()),
-                    (_, Err(error)) => Answer::Refused(format!("the question cannot be read: {error}")),
-                };
-                letter::encode(&answer).unwrap_or_default()
-            })
-        }));
-    }
-
     async fn answer(&self, owner: u64, question: Question) -> Answer {
         let answered = match question {
             Question::Part { id, offset, bytes } => self.keep_part(owner, id.into(), offset, &bytes),
@@ -92,6 +97,7 @@ impl Keeper {
             Question::LetOut { ids } => self.let_out(owner, ids).await,
             Question::HeldInventory { after } => self.held_inventory(owner, after.map(Into::into)).await,
             Question::HeldTaken => Ok(taken_from(&self.taken_held, owner).await),
+            Question::Log(_) => Err(beside()),
         };
         answered.unwrap_or_else(Answer::Refused)
     }

@@ -20,25 +20,49 @@ pub(super) struct Id([u8; 16]);
 #[derive(Serialize, Deserialize, Debug)]
 pub(super) enum Question {
     /// The bytes of a message from `offset` on; the last of them come with [`Question::Store`].
-    Part { id: Id, offset: u64, bytes: Bytes },
+    Part {
+        id: Id,
+        offset: u64,
+        bytes: Bytes,
+    },
     /// Keep a copy of my message.
     Store(Store),
     /// This became of my messages; in order.
     Marks(Vec<Mark>),
     /// Which of my messages do you keep, behind this id?
-    Inventory { after: Option<Id> },
+    Inventory {
+        after: Option<Id>,
+    },
     /// Which of this node's messages do you own, or mirror for somebody else, or have taken over?
-    Claims { of: u64, ids: Vec<Id> },
+    Claims {
+        of: u64,
+        ids: Vec<Id>,
+    },
     /// What have you taken from me?
     Taken,
     /// Keep a copy of what I hold.
     Hold(Hold),
     /// I do not hold these any more.
-    LetOut { ids: Vec<Id> },
+    LetOut {
+        ids: Vec<Id>,
+    },
     /// What of mine do you hold a copy of, behind this id?
-    HeldInventory { after: Option<Id> },
+    HeldInventory {
+        after: Option<Id>,
+    },
     /// What of my quarantine have you taken?
     HeldTaken,
+    Log(LogQuestion),
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+pub(super) enum LogQuestion {
+    /// How long are the segments that you keep of my log?
+    Lengths,
+    /// Keep this of a segment of my log, in place of what you have from there on.
+    Append { segment: u64, offset: u64, bytes: Bytes },
+    /// What do your log and your copies of logs of nodes that are down say? As JSON.
+    Search { query: Bytes },
 }
 
 #[derive(Serialize, Deserialize, Debug)]
@@ -87,6 +111,10 @@ pub(super) enum Answer {
     /// With whether it is known to be accepted; as many as fit.
     Inventory(Vec<(Id, bool)>),
     Ids(Vec<Id>),
+    /// Of segments of a log.
+    Lengths(Vec<(u64, u64)>),
+    /// As JSON.
+    Records(Bytes),
 }
 
 impl From<MessageId> for Id {

@@ -214,11 +214,7 @@ impl Mirrors {
     async fn tell(&self, node: u64, batch: Vec<Mark>) -> Result<(), String> {
         let accepted: Vec<MessageId> =
             batch.iter().filter(|mark| mark.what == What::Accepted).map(|mark| mark.id.into()).collect();
-        match self.ask(node, &Question::Marks(batch), MARKS_TIMEOUT).await? {
-            Answer::Done => {}
-            Answer::Refused(why) => return Err(why),
-            Answer::Inventory(_) | Answer::Ids(_) => return Err("it answered another question".to_owned()),
-        }
+        self.have_done_in(node, &Question::Marks(batch), MARKS_TIMEOUT).await?;
         for id in accepted {
             let waited = self.copies().confirmed(id, node);
             waited.into_iter().for_each(|then| then());
@@ -255,7 +251,9 @@ impl Mirrors {
                     listed.extend(page.into_iter().map(|(id, accepted)| (MessageId::from(id), accepted)));
                 }
                 Answer::Refused(why) => return Err(why),
-                Answer::Done | Answer::Ids(_) => return Err("it answered another question".to_owned()),
+                Answer::Done | Answer::Ids(_) | Answer::Lengths(_) | Answer::Records(_) => {
+                    return Err(super::beside());
+                }
             }
         }
     }

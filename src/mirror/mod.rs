@@ -3,7 +3,7 @@
 //! [`Disks`] is what queue and delivery see: a spool whose `store` returns when both disks have the message, and whose
 //! marks reach both. Reading order: this file, [`copies`] (where the second copy of each of our messages is), [`link`]
 //! (one other node: what it has to hear, what it keeps for us), [`placing`] (choosing a mirror), [`keeper`] (being one),
-//! [`held`] (the same for the quarantine),
+//! [`held`] and [`log`] (the same for the quarantine and the mail log),
 //! [`take_over`] and [`taken`] (what becomes of a node's messages when it is down), [`letter`] (the words).
 //!
 //! Invariants:
@@ -21,6 +21,7 @@ mod held;
 mod keeper;
 mod letter;
 mod link;
+mod log;
 mod placing;
 mod take_over;
 mod taken;
@@ -36,6 +37,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use crate::config::SpoolConfig;
 use crate::mail::{Message, MessageId};
+use crate::maillog::Maillog;
 use crate::metrics::Metrics;
 use crate::quarantine::Quarantine;
 use crate::spool::{Found, Spool, SpoolError, Then, Whose};
@@ -43,6 +45,7 @@ use copies::Copies;
 use keeper::Keeper;
 use letter::What;
 use link::Links;
+pub use log::Searched;
 use placing::Parcel;
 
 /// How long mirrors may take to hear the last marks.
@@ -61,6 +64,7 @@ pub(crate) struct Mirrors {
     cluster: Cluster,
     spool: Spool,
     metrics: Arc<Metrics>,
+    maillog: Maillog,
     copies: Mutex<Copies>,
     links: Links,
     keeper: Arc<Keeper>,
@@ -82,6 +86,7 @@ impl Disks {
         metrics: &Arc<Metrics>,
         cluster: &Cluster,
         quarantine: &Quarantine,
+        maillog: &Maillog,
     ) -> Result<(Self, Left), SpoolError> {
         let (spool, _) = Spool::open(directory, config, metrics.spool_sync_seconds.clone()).await?;
         let keeper = Keeper::open(directory, spool.clone(), cluster.clone(), quarantine.clone()).await?;
@@ -93,15 +98,17 @@ impl Disks {
             cluster: cluster.clone(),
             spool: spool.clone(),
             metrics: Arc::clone(metrics),
+            maillog: maillog.clone(),
             copies: Mutex::new(copies),
             links: Links::default(),
             keeper: Arc::new(keeper),
             holding: Mutex::default(),
             sending: tokio::sync::Semaphore::new(placing::SENDING_MAX),
         });
-        Keeper::serve(&mirrors.keeper, cluster);
+        keeper::serve(&mirrors, cluster);
         tokio::spawn(link::run(Arc::downgrade(&mirrors)));
         tokio::spawn(held::run(Arc::downgrade(&mirrors)));
+        tokio::spawn(log::run(Arc::downgrade(&mirrors)));
         Ok((Self { spool, mirrors: Some(mirrors) }, Left(found)))
     }
 
@@ -218,6 +225,11 @@ impl Mirrors {
         let here = self.cluster.node_id();
         self.cluster.read(|state| state.nodes().iter().any(|node| node.id != here && node.ownership.epoch > 0))
     }
+}
+
+/// A node of another version, or out of step.
+fn beside() -> String {
+    "it answered another question".to_owned()
 }
 
 /// Two calls, the later of which makes `then`'s.

@@ -17,7 +17,7 @@ const PERMIT_BYTES: usize = 1024;
 /// Nodes that are asked in turn.
 pub(super) const MIRRORS_TRIED_MAX: usize = 3;
 /// How long a node may take for one part, or for the whole once it has it.
-pub(super) const STORE_TIMEOUT: Duration = Duration::from_secs(3);
+const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A node that was not heard for longer is asked last.
 const SILENCE_MAX_MS: u64 = 1_500;
 
@@ -100,10 +100,14 @@ impl Mirrors {
     }
 
     pub(super) async fn have_done(&self, node: u64, question: &Question) -> Result<(), String> {
-        match self.ask(node, question, STORE_TIMEOUT).await? {
+        self.have_done_in(node, question, STORE_TIMEOUT).await
+    }
+
+    pub(super) async fn have_done_in(&self, node: u64, question: &Question, limit: Duration) -> Result<(), String> {
+        match self.ask(node, question, limit).await? {
             Answer::Done => Ok(()),
             Answer::Refused(why) => Err(why),
-            Answer::Inventory(_) | Answer::Ids(_) => Err("it answered another question".to_owned()),
+            Answer::Inventory(_) | Answer::Ids(_) | Answer::Lengths(_) | Answer::Records(_) => Err(super::beside()),
         }
     }
 
@@ -115,7 +119,7 @@ impl Mirrors {
 }
 
 /// The smallest of a message's weights wins: whoever comes or goes moves only its own share.
-fn weight(id: MessageId, node: u64) -> u64 {
+pub(super) fn weight(id: MessageId, node: u64) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&id.to_bytes()).update(&node.to_le_bytes());
     let hash = hasher.finalize();

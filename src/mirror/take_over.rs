@@ -73,7 +73,10 @@ impl Mirrors {
     pub(super) async fn ask_ids(&self, node: u64, question: &Question) -> Option<Vec<MessageId>> {
         match self.ask(node, question, CLAIMS_TIMEOUT).await {
             Ok(Answer::Ids(ids)) => Some(ids.into_iter().map(MessageId::from).collect()),
-            Ok(Answer::Done | Answer::Refused(_) | Answer::Inventory(_)) => None,
+            Ok(other) => {
+                tracing::debug!(node, ?other, "a node does not say what it has taken over");
+                None
+            }
             Err(why) => {
                 tracing::debug!(node, why, "a node does not say what it has taken over");
                 None

@@ -46,6 +46,18 @@ fn arrived(sink: &Sink) -> BTreeMap<String, usize> {
     arrived
 }
 
+fn submissions(node: &TestNode, subject: &str) -> usize {
+    let found = node.json(&["log", "search", "--status", "accepted", "--text", subject]);
+    found.as_array().unwrap().len()
+}
+
+/// Bytes of log segments right in a directory.
+fn log_bytes(node: &TestNode, directory: &str) -> u64 {
+    let Ok(files) = std::fs::read_dir(node.data().join("maillog").join(directory)) else { return 0 };
+    let lengths = files.flatten().filter(|file| file.file_name().to_string_lossy().ends_with(".log"));
+    lengths.map(|file| file.metadata().unwrap().len()).sum()
+}
+
 fn queued(node: &TestNode) -> usize {
     node.json(&["queue", "list"]).as_array().unwrap().len()
 }
@@ -79,6 +91,12 @@ fn mail_of_a_dead_node_is_delivered_once_by_its_mirrors_and_its_return_repeats_n
     let victim = 1;
     let sent = send(&cluster.nodes[victim], "m", 30);
     wait_for("the first attempts", || (queued(&cluster.nodes[victim]) == 30).then_some(()));
+    let logged = |node: &TestNode| submissions(node, "m-");
+    wait_for("one log for all nodes", || cluster.nodes.iter().all(|node| logged(node) == 30).then_some(()));
+    wait_for("a mirrored log", || {
+        let own = log_bytes(&cluster.nodes[victim], "");
+        [0, 2].iter().any(|at| log_bytes(&cluster.nodes[*at], "of-2") == own).then_some(())
+    });
     cluster.nodes[victim].kill();
     open.store(true, Ordering::Relaxed);
     wait_at_most(PATIENCE, "a take-over", || {
@@ -87,6 +105,8 @@ fn mail_of_a_dead_node_is_delivered_once_by_its_mirrors_and_its_return_repeats_n
     });
     wait_at_most(PATIENCE, "every message", || (arrived(&sink).len() == 30).then_some(()));
     assert_eq!(ownership(&cluster.nodes[0], victim), (1, false));
+    // Its log is read from its mirror.
+    assert!([0, 2].iter().all(|at| logged(&cluster.nodes[*at]) == 30));
     cluster.nodes[victim].restart();
     assert_eq!(ownership(&cluster.nodes[0], victim), (2, true));
     assert_eq!(queued(&cluster.nodes[victim]), 0, "what others have taken over is theirs");
@@ -98,9 +118,10 @@ fn mail_of_a_dead_node_is_delivered_once_by_its_mirrors_and_its_return_repeats_n
     for node in &cluster.nodes {
         assert_eq!(metric(node, "outgate_duplicates_total"), 0);
     }
-    let journey = cluster.nodes[0].ok(&["log", "search", "--text", "take-over"]);
-    let other = cluster.nodes[2].ok(&["log", "search", "--text", "take-over"]);
-    assert!(journey.contains("node 2 is down") || other.contains("node 2 is down"), "{journey}{other}");
+    let taken = cluster.nodes[0].json(&["log", "search", "--text", "node 2 is down"]);
+    assert_eq!(taken.as_array().unwrap().len(), 30);
+    let why = cluster.nodes[0].ok(&["why", taken[0]["id"].as_str().unwrap()]);
+    assert!(why.contains("take-over") && why.contains("delivered"), "{why}");
 }
 
 /// A node that only stood still for a while comes back in the same process and knows that its mail is gone.

@@ -1,4 +1,4 @@
-//! `/log`: search in the mail log.
+//! `/log`: search in the mail log of all nodes.
 
 use axum::extract::State;
 use axum::routing::get;
@@ -10,6 +10,8 @@ use crate::maillog;
 use crate::maillog::Record;
 use crate::web::echo;
 
+/// Header of an answer that lacks the log of some nodes, with their ids.
+const MISSING_NODES: &str = "outgate-missing-nodes";
 /// Records of one answer.
 const RECORDS_MAX: usize = 10_000;
 /// What a message can have been judged to be.
@@ -20,7 +22,10 @@ pub(super) fn routes() -> Router<Parts> {
 }
 
 /// The fields of [`maillog::Query`] are the parameters.
-async fn search(State(parts): State<Parts>, Params(query): Params<maillog::Query>) -> Answer<Json<Value>> {
+async fn search(
+    State(parts): State<Parts>,
+    Params(query): Params<maillog::Query>,
+) -> Answer<(Option<[(&'static str, String); 1]>, Json<Value>)> {
     let count = query.count.unwrap_or(PAGE_MAX);
     if !(1..=RECORDS_MAX).contains(&count) {
         return Err(ApiError::wrong(format!(
@@ -33,8 +38,10 @@ async fn search(State(parts): State<Parts>, Params(query): Params<maillog::Query
     }
     let user = query.user.map(|user| network_of(&user).map_or(user.as_str(), |(network, _)| network).to_owned());
     let query = maillog::Query { count: Some(count), user, ..query };
-    let records = parts.maillog.search(query).await.map_err(ApiError::unavailable)?;
-    Ok(Json(records.iter().map(render).collect()))
+    let found = parts.disks.search(&parts.maillog, query).await.map_err(ApiError::unavailable)?;
+    let silent = found.silent.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let headers = (!silent.is_empty()).then_some([(MISSING_NODES, silent)]);
+    Ok((headers, Json(found.records.iter().map(render).collect())))
 }
 
 /// The record as it is kept, with the time as RFC 3339 beside it.

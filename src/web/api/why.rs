@@ -32,7 +32,7 @@ fn neither(what: &str) -> ApiError {
 /// The message's journey, oldest step first, and where it is now.
 async fn message(parts: &Parts, id: MessageId) -> Answer<Json<Value>> {
     let query = Query { id: Some(id), count: Some(PAGE_MAX), ..Query::default() };
-    let records = parts.maillog.search(query).await.map_err(ApiError::unavailable)?;
+    let records = parts.disks.search(&parts.maillog, query).await.map_err(ApiError::unavailable)?.records;
     let queued = parts.queue.show(id).await.ok();
     let held = parts.quarantine.show(id).await.ok();
     if records.is_empty() && queued.is_none() && held.is_none() {
@@ -63,7 +63,7 @@ async fn user(parts: &Parts, login: Login) -> Answer<Json<Value>> {
     });
     let (mut value, own, lock, windows, identities, domain_enabled) = found.ok_or_else(|| users::unknown(&login))?;
     let query = Query { user: Some(login.to_string()), submissions: true, count: Some(RECENT), ..Query::default() };
-    let recent = parts.maillog.search(query).await.map_err(ApiError::unavailable)?;
+    let recent = parts.disks.search(&parts.maillog, query).await.map_err(ApiError::unavailable)?.records;
     value["settings"] = settings::with_origin(&own);
     value["domain_enabled"] = domain_enabled.into();
     value["history"] = lock.history.iter().map(locks::change).collect();
