@@ -25,10 +25,10 @@ pub(crate) struct Report {
 
 pub(crate) async fn run() -> Result<Report> {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
-    let server = product::start(nowhere)?;
-    let before = resident_mib(server.pid)?;
+    let server = product::start(nowhere, 1)?;
+    let before = resident_mib(server.pid())?;
     let held = open(&server, CONNECTIONS).await?;
-    let after = resident_mib(server.pid)?;
+    let after = resident_mib(server.pid())?;
     drop(held);
     let kib_per_connection = (after - before) * 1024.0 / f64::from(u32::try_from(CONNECTIONS)?);
     Ok(Report { connections: CONNECTIONS, resident_before_mib: before, resident_mib: after, kib_per_connection })
@@ -38,7 +38,7 @@ async fn open(server: &Server, connections: usize) -> Result<Vec<login::Stream>>
     let mut held = Vec::with_capacity(connections);
     let numbers: Vec<usize> = (0..connections).collect();
     for part in numbers.chunks(OPENING_MAX) {
-        let opening: Vec<_> = part.iter().map(|number| tokio::spawn(session(*number, server.login()))).collect();
+        let opening: Vec<_> = part.iter().map(|number| tokio::spawn(session(*number, server.login(0)))).collect();
         for stream in opening {
             held.push(stream.await??);
         }

@@ -40,7 +40,7 @@ pub(crate) enum Found {
 pub(crate) async fn run(bench: Bench, rounds: usize, nodes: usize) -> anyhow::Result<Found> {
     match bench {
         Bench::Admission => admission::run(rounds, nodes).await.map(Found::Speed),
-        Bench::Submission => submission::run(rounds).await.map(Found::Speed),
+        Bench::Submission => submission::run(rounds, nodes).await.map(Found::Speed),
         Bench::Idle => idle::run().await.map(Found::Memory),
         Bench::Failover => failover::run().await.map(Found::Pause),
     }

@@ -39,9 +39,9 @@ impl Load<'_> {
         let left = Arc::new(AtomicUsize::new(self.shape.messages));
         let message = Arc::new(message(self.shape.size));
         let clients: Vec<_> = (0..self.shape.connections)
-            .map(|_| {
+            .map(|number| {
                 let client = Client {
-                    login: self.server.login(),
+                    login: self.server.login(number),
                     message: message.clone(),
                     per_session: self.shape.per_session,
                     left: left.clone(),

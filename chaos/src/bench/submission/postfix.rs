@@ -43,7 +43,8 @@ pub(super) fn start(sink: SocketAddr) -> Result<Server> {
         .stderr(Stdio::null())
         .spawn()?;
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let server = Server { address, user: LOGIN, password: PASSWORD, pid: process.id(), process, _directory: directory };
+    let (addresses, processes) = (vec![address], vec![process]);
+    let server = Server { addresses, user: LOGIN, password: PASSWORD, processes, _directory: directory };
     process::wait_for_port(address)?;
     Ok(server)
 }
