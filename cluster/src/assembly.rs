@@ -203,6 +203,7 @@ fn start(
     let proposer = Proposer::start(route, options.propose_timeout, failure.clone(), opened.room.clone());
     let inner = Arc::new(Inner {
         owner: home.owner(),
+        directory: options.directory.clone(),
         node,
         epoch,
         raft,
@@ -223,7 +224,7 @@ fn start(
         closing: Mutex::default(),
     });
     let upkeep = upkeep(&inner, &opened, limits);
-    let tasks = tasks(&inner, upkeep, sequencer, ground);
+    let tasks = tasks(&inner, &opened, upkeep, sequencer, ground);
     let closing = Closing { tasks, keeper: opened.keeper, threads: opened.threads, home };
     *lock(&inner.closing) = Some(closing);
     inner
@@ -243,12 +244,13 @@ fn upkeep(inner: &Inner, opened: &Opened, limits: Limits) -> Upkeep {
         room: opened.room.clone(),
         limits,
         snapshot_at: 0,
+        hashed: (0, 0),
     }
 }
 
-fn tasks(inner: &Arc<Inner>, upkeep: Upkeep, sequencer: Sequencer, ground: Ground) -> Vec<Task<()>> {
-    let (peers, replica, clock) = (inner.peers.clone(), inner.replica.clone(), inner.clock.clone());
-    let pulse = pulse::run(inner.node, peers, replica, clock, inner.standings.clone());
+fn tasks(inner: &Arc<Inner>, opened: &Opened, upkeep: Upkeep, sequencer: Sequencer, ground: Ground) -> Vec<Task<()>> {
+    let state_hashes = opened.keeper.state_hashes();
+    let pulse = pulse::run(Arc::clone(inner), state_hashes.clone());
     let mut tasks = vec![tokio::spawn(upkeep.run()), tokio::spawn(pulse), tokio::spawn(lease::run(Arc::clone(inner)))];
     let Ground { credentials, listener, .. } = ground;
     if let Some(listener) = listener {
@@ -262,6 +264,7 @@ fn tasks(inner: &Arc<Inner>, upkeep: Upkeep, sequencer: Sequencer, ground: Groun
             proposer: inner.proposer.clone(),
             watch: inner.watch.clone(),
             services: inner.services.clone(),
+            state_hashes,
             receiving: tokio::sync::Mutex::default(),
         };
         tasks.push(tokio::spawn(server::serve(listener, Arc::new(host))));

@@ -151,6 +151,8 @@ pub enum Command {
         node: u64,
         owner_epoch: u64,
     },
+    /// Changes nothing: every node takes the hash of its state right behind the entry that holds it.
+    StateHash,
 }
 
 /// Certificate and key by which nodes know each other.

@@ -46,6 +46,7 @@ pub struct Cluster {
 
 pub(crate) struct Inner {
     pub(crate) owner: Owner,
+    pub(crate) directory: PathBuf,
     pub(crate) node: u64,
     pub(crate) epoch: u64,
     pub(crate) raft: Raft,

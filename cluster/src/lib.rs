@@ -17,6 +17,7 @@
 mod assembly;
 mod clock;
 pub mod command;
+mod comparison;
 pub mod handle;
 mod leadership;
 mod lease;

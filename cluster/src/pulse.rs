@@ -1,14 +1,17 @@
-//! Each node asks every other twice a second how it stands: what time it has, and how far it is.
+//! Each node asks every other twice a second how it stands: what time it has, how far it is, and what its state was.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{Clock, median};
+use crate::comparison::deviation;
+use crate::handle::Inner;
 use crate::network::message::{Channel, Request, Response};
 use crate::network::peers::Peers;
 use crate::state::State;
-use crate::store::machine::Replica;
+use crate::store::identity::Home;
+use crate::store::state_hash::{StateHash, StateHashes};
 
 const INTERVAL: Duration = Duration::from_millis(500);
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
@@ -25,6 +28,8 @@ pub struct Standing {
     pub applied: u64,
     pub epoch: u64,
     pub version: String,
+    /// Of its state, newest last.
+    pub state_hashes: Vec<StateHash>,
 }
 
 /// What the others last said. Cheap to clone.
@@ -44,11 +49,12 @@ impl Standings {
 }
 
 /// Until its task is ended.
-pub(crate) async fn run(node: u64, peers: Peers, replica: Replica, clock: Clock, standings: Standings) {
+pub(crate) async fn run(inner: Arc<Inner>, own_hashes: StateHashes) {
+    let Inner { node, peers, replica, clock, standings, .. } = &*inner;
     let mut is_skewed = false;
     loop {
         let others: Vec<u64> =
-            replica.read(State::nodes).iter().map(|other| other.id).filter(|id| *id != node).collect();
+            replica.read(State::nodes).iter().map(|other| other.id).filter(|id| id != node).collect();
         let asked = others.iter().map(|other| tokio::spawn(ask(*other, peers.clone(), clock.clone())));
         let mut offsets = vec![0];
         for (other, asked) in others.iter().zip(asked.collect::<Vec<_>>()) {
@@ -67,7 +73,27 @@ pub(crate) async fn run(node: u64, peers: Peers, replica: Replica, clock: Clock,
                 tracing::error!(offset_ms = offset, "this machine's clock is wrong: the other nodes' is followed");
             }
         }
+        inner.compare(&own_hashes.all(), &others);
         tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+impl Inner {
+    /// Stops the store for good where its state is not that of the others. Nodes of other versions may keep it otherwise.
+    fn compare(&self, own: &[StateHash], others: &[u64]) {
+        let same_version = |standing: &Standing| standing.version == env!("CARGO_PKG_VERSION");
+        let told = others.iter().filter_map(|node| Some((*node, self.standings.of(*node).filter(same_version)?)));
+        let hashes = told.map(|(node, standing)| (node, standing.state_hashes)).collect();
+        let Some(index) = deviation(own, &hashes, others.len() + 1, self.leadership.leader()) else { return };
+        if self.failure.is_set() {
+            return;
+        }
+        if let Err(error) = Home::mark_deviated(&self.directory, index) {
+            tracing::error!(%error, "cannot note that this node must not start again");
+        }
+        self.failure.set(format!(
+            "this node's state differs from the other nodes' behind log entry {index}: remove it and join anew"
+        ));
     }
 }
 
@@ -84,5 +110,6 @@ async fn ask(node: u64, peers: Peers, clock: Clock) -> Option<Standing> {
         applied: pong.applied,
         epoch: pong.epoch,
         version: pong.version,
+        state_hashes: pong.state_hashes,
     })
 }

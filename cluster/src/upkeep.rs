@@ -35,6 +35,8 @@ pub(crate) struct Upkeep {
     pub(crate) limits: Limits,
     /// The log's end when the last snapshot was asked for.
     pub(crate) snapshot_at: u64,
+    /// When all nodes were last asked for the hash of their state, and behind which entry.
+    pub(crate) hashed: (u64, u64),
 }
 
 /// Resolves with the reason when raft's task has ended.
@@ -68,6 +70,7 @@ impl Upkeep {
         }
         if let Some(term) = self.leadership.term_led() {
             self.tick().await;
+            self.hash_state().await;
             self.watch.declare(term, &self.replica.read(lease::owners), &self.proposer).await;
             membership::follow(&self.raft, &self.replica.read(State::nodes)).await;
         }
@@ -94,6 +97,21 @@ impl Upkeep {
         }
         if let Err(error) = self.proposer.propose(Command::Tick).await {
             tracing::debug!("no tick: {error}");
+        }
+    }
+
+    /// Has all nodes take the hash of their state, where something has happened since the last.
+    async fn hash_state(&mut self) {
+        let (at_ms, index) = self.hashed;
+        let now_ms = self.clock.raw_ms();
+        let is_early = u128::from(now_ms.saturating_sub(at_ms)) < self.limits.state_hash_interval.as_millis();
+        let is_idle = self.replica.applied().is_none_or(|applied| applied.index <= index);
+        if is_early || is_idle || self.replica.read(|state| state.nodes().len()) < 2 {
+            return;
+        }
+        match self.proposer.propose(Command::StateHash).await {
+            Ok(applied) => self.hashed = (now_ms, applied.index),
+            Err(error) => tracing::debug!("no state hash: {error}"),
         }
     }
 

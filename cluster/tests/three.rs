@@ -8,7 +8,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use outgate_cluster::command::{DomainPatch, Subject};
-use outgate_cluster::store::Limits;
+use outgate_cluster::state::Key;
+use outgate_cluster::store::identity::Home;
+use outgate_cluster::store::{Limits, checkpoint, codec};
 use outgate_cluster::{
     Actor, AdmissionVerdict, Cluster, Command, DomainName, JoinError, Login, OpenOptions, Outcome, Token, UserId, Wish,
 };
@@ -291,4 +293,77 @@ async fn a_token_opens_once_for_its_own_cluster_only() {
     for cluster in clusters {
         cluster.shutdown().await;
     }
+}
+
+/// Brings a node up, as the mail side does once it has nothing that others have taken over.
+async fn come_up(node: &Cluster) {
+    let command = Command::NodeUp { node: node.node_id(), owner_epoch: node.owner_epoch() };
+    node.propose(command).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_lease_is_lost_before_the_others_are_told_and_only_comes_back_with_a_new_epoch() {
+    let mut three = Three::start().await;
+    assert!(three.running().all(|node| !node.holds_lease()), "nobody owns mail yet");
+    for id in 1..=3 {
+        come_up(three.node(id)).await;
+    }
+    wait_until("leases", || three.running().all(Cluster::holds_lease));
+    let leader = three.node(1).leader().unwrap();
+    let user = add_users(three.node(1), 1).await[0];
+    three.stop(leader).await;
+    let left: Vec<Cluster> = three.running().cloned().collect();
+    let stopped = std::time::Instant::now();
+    wait_until("it is declared down", || left.iter().all(|node| node.read(|state| state.out()) == [leader]));
+    assert!(stopped.elapsed() > Duration::from_millis(4_500), "a lease may have run on: {:?}", stopped.elapsed());
+    assert!(left.iter().all(Cluster::holds_lease), "the others go on");
+    three.restart(leader, Limits::default()).await;
+    let back = three.node(usize::try_from(leader).unwrap()).clone();
+    wait_until("it is there again", || back.is_ready());
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(!back.holds_lease(), "others have taken over what it had");
+    let stale = back.admit(admit(&back, user, Wish::Accept)).await.unwrap();
+    assert_eq!(stale.outcome.verdict, AdmissionVerdict::Stale);
+    come_up(&back).await;
+    wait_until("a new lease", || back.holds_lease());
+    assert_eq!(back.owner_epoch(), 2);
+    let accepted = back.admit(admit(&back, user, Wish::Accept)).await.unwrap();
+    assert_eq!(accepted.outcome.verdict, AdmissionVerdict::Accepted);
+    three.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_whose_state_differs_stops_for_good() {
+    let often = || Limits { state_hash_interval: Duration::from_millis(300), ..Limits::default() };
+    let mut three = Three::start().await;
+    for id in 1..=3 {
+        three.stop(id).await;
+    }
+    let victim = three.directories[2].path().to_owned();
+    {
+        let home = Home::open(&victim).unwrap();
+        let (mut copy, _) = checkpoint::load(&victim.join("state"), home.identity.cluster).unwrap();
+        let meta = copy.meta().clone();
+        // A token that only this node believes in, with all sums in order.
+        let token = codec::encode(&(u64::MAX, None::<([u8; 32], u64)>));
+        copy.write([(Key::Token([9; 32]), Some(token))], meta.applied, meta.membership).unwrap();
+    }
+    for id in 1..=3 {
+        three.restart(id, often()).await;
+    }
+    let (first, third) = (three.node(1).clone(), three.node(3).clone());
+    wait_until("a leader", || first.is_ready() || third.is_ready());
+    let why = loop {
+        first.propose(Command::Tick).await.ok();
+        if let Ok(why) = tokio::time::timeout(Duration::from_millis(100), third.failed()).await {
+            break why;
+        }
+    };
+    assert!(why.contains("differs from the other nodes'"), "{why}");
+    wait_until("the others go on", || first.is_ready() && three.node(2).is_ready());
+    assert!(!third.is_ready() && third.propose(Command::Tick).await.is_err());
+    three.stop(3).await;
+    let refused = Cluster::open(options(&victim, &three.addresses[2])).await.err().unwrap();
+    assert!(refused.to_string().contains("remove this node and join anew"), "{refused}");
+    three.shutdown().await;
 }

@@ -50,7 +50,7 @@ fn every_variant_has_a_row_in_the_order_of_its_position() {
         assert_eq!(position(&outcome), outcome_position(&outcome), "{name}");
     }
     let commands: BTreeSet<u32> = commands().iter().map(|(_, command)| position(command)).collect();
-    assert_eq!(commands, (0..29).collect());
+    assert_eq!(commands, (0..30).collect());
     let outcomes: BTreeSet<u32> = outcomes().iter().map(|(_, outcome)| position(outcome)).collect();
     assert_eq!(outcomes, (0..9).collect());
 }
@@ -98,6 +98,7 @@ fn command_position(command: &Command) -> u32 {
         Command::NodeRemove { .. } => 26,
         Command::NodeDown { .. } => 27,
         Command::NodeUp { .. } => 28,
+        Command::StateHash => 29,
     }
 }
 
@@ -222,6 +223,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("node-remove", Command::NodeRemove { node: 1, actor: actor() }),
         ("node-down", Command::NodeDown { node: 1, owner_epoch: 2 }),
         ("node-up", Command::NodeUp { node: 1, owner_epoch: 2 }),
+        ("state-hash", Command::StateHash),
     ]);
     rows
 }

@@ -9,6 +9,7 @@ use crate::network::authority::ClusterId;
 use crate::network::frame;
 use crate::raft::{LogId, TypeConfig};
 use crate::store::codec::Blob;
+use crate::store::state_hash::StateHash;
 
 /// This version's way of talking, and the oldest that it still understands.
 pub(crate) const PROTOCOL: u16 = 1;
@@ -118,6 +119,8 @@ pub(crate) struct Pong {
     pub(crate) epoch: u64,
     pub(crate) applied: u64,
     pub(crate) version: String,
+    /// Of its state, newest last.
+    pub(crate) state_hashes: Vec<StateHash>,
 }
 
 /// "Let me in": asked once, by a node without a certificate.

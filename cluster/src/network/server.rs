@@ -28,6 +28,7 @@ use crate::raft::Raft;
 use crate::sequencer::{Parcel, ParcelError, Sequencer};
 use crate::store::codec;
 use crate::store::machine::Replica;
+use crate::store::state_hash::StateHashes;
 
 const CONNECTIONS_MAX: usize = 512;
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,6 +49,7 @@ pub(crate) struct Host {
     pub(crate) proposer: Proposer,
     pub(crate) watch: Watch,
     pub(crate) services: Services,
+    pub(crate) state_hashes: StateHashes,
     /// One snapshot comes in at a time: they all are put together in the same place.
     pub(crate) receiving: Mutex<()>,
 }
@@ -243,6 +245,7 @@ impl Host {
             epoch: self.epoch,
             applied: self.replica.applied().map_or(0, |id| id.index),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            state_hashes: self.state_hashes.all(),
         }
     }
 }

@@ -103,10 +103,18 @@ impl Home {
             return Err(OpenError::NotInitialised(directory.to_owned()));
         }
         let lock = lock(directory)?;
+        if let Ok(index) = fs::read_to_string(deviated(directory)) {
+            return Err(OpenError::Deviated(directory.to_owned(), index.trim().parse().unwrap_or(0)));
+        }
         let mut identity = Identity::read(directory)?;
         identity.epoch += 1;
         identity.write(directory)?;
         Ok(Self { directory: directory.to_owned(), identity, _lock: lock })
+    }
+
+    /// Notes that this node's state differed from the others': it does not start again.
+    pub(crate) fn mark_deviated(directory: &Path, index: u64) -> io::Result<()> {
+        durable::replace(&deviated(directory), index.to_string().as_bytes())
     }
 
     pub fn directory(&self) -> &Path {
@@ -122,6 +130,10 @@ impl Home {
         self.identity.formed = true;
         self.identity.write(&self.directory)
     }
+}
+
+fn deviated(directory: &Path) -> PathBuf {
+    directory.join("deviated")
 }
 
 fn first_papers(identity: &Identity) -> Result<Papers, CertificateError> {

@@ -21,6 +21,7 @@ use crate::store::checkpoint::{Checkpoint, CheckpointError};
 use crate::store::machine::Replica;
 use crate::store::room::Room;
 use crate::store::snapshot::{SnapshotFile, Snapshots};
+use crate::store::state_hash::{SetAside, StateHash, StateHashes};
 
 pub type Built = (SnapshotMeta, SnapshotFile);
 
@@ -35,6 +36,7 @@ enum Request {
 pub struct Keeper {
     requests: Sender<Request>,
     snapshot_bytes: Arc<AtomicU64>,
+    state_hashes: StateHashes,
 }
 
 struct Work {
@@ -44,6 +46,7 @@ struct Work {
     failure: Failure,
     room: Room,
     snapshot_bytes: Arc<AtomicU64>,
+    state_hashes: StateHashes,
 }
 
 impl Keeper {
@@ -60,16 +63,30 @@ impl Keeper {
         let bytes = snapshots.current()?.map_or(Ok(0), |(_, file)| file.path.metadata().map(|data| data.len()))?;
         let snapshot_bytes = Arc::new(AtomicU64::new(bytes));
         let (requests, waiting) = channel();
-        let work = Work { replica, checkpoint, snapshots, failure, room, snapshot_bytes: Arc::clone(&snapshot_bytes) };
+        let state_hashes = StateHashes::default();
+        let work = Work {
+            replica,
+            checkpoint,
+            snapshots,
+            failure,
+            room,
+            snapshot_bytes: Arc::clone(&snapshot_bytes),
+            state_hashes: state_hashes.clone(),
+        };
         let thread = std::thread::Builder::new()
             .name("checkpoint".to_owned())
             .spawn(move || work.run(&waiting, interval, fresh))?;
-        Ok((Self { requests, snapshot_bytes }, thread))
+        Ok((Self { requests, snapshot_bytes, state_hashes }, thread))
     }
 
     /// The size of the newest snapshot, 0 before the first.
     pub fn snapshot_bytes(&self) -> u64 {
         self.snapshot_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Hashes of this node's state behind the last entries that asked for it.
+    pub fn state_hashes(&self) -> StateHashes {
+        self.state_hashes.clone()
     }
 
     /// Brings the checkpoint up to what is applied.
@@ -137,6 +154,18 @@ impl Work {
     }
 
     fn checkpoint(&mut self) -> Result<(), CheckpointError> {
+        if let Some(SetAside { changes, applied, membership }) = self.replica.begin_checkpoint() {
+            self.checkpoint.write(changes, applied, membership)?;
+            let meta = self.checkpoint.meta();
+            let index = applied.map_or(0, |id| id.index);
+            self.state_hashes.note(StateHash { index, records: meta.records, sum: meta.sum });
+        }
+        self.take_changes()?;
+        self.replica.end_checkpoint();
+        Ok(())
+    }
+
+    fn take_changes(&mut self) -> Result<(), CheckpointError> {
         if self.replica.applied() == self.checkpoint.meta().applied {
             return Ok(());
         }
@@ -165,6 +194,8 @@ impl Work {
     }
 
     fn rebuild(&mut self) -> Result<(), CheckpointError> {
+        // What was set aside is part of the whole.
+        drop(self.replica.begin_checkpoint());
         self.checkpoint.clear()?;
         let mut waiting = BTreeMap::new();
         let Self { replica, checkpoint, .. } = self;
@@ -173,6 +204,8 @@ impl Work {
             checkpoint.fill(&mut waiting, false)
         })?;
         checkpoint.fill(&mut waiting, true)?;
-        checkpoint.write([], applied, membership)
+        checkpoint.write([], applied, membership)?;
+        replica.end_checkpoint();
+        Ok(())
     }
 }

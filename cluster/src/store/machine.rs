@@ -18,6 +18,7 @@ use crate::store::Failure;
 use crate::store::entry::{Reply, Stamped};
 use crate::store::keeper::Keeper;
 use crate::store::snapshot::{SnapshotFile, Snapshots};
+use crate::store::state_hash::{Handover, SetAside};
 
 /// Commands of a batch that are applied under one hold of the state's lock.
 const SLICE_COMMANDS: usize = 32;
@@ -34,6 +35,7 @@ pub struct Replica {
 
 struct Shared {
     gate: Mutex<()>,
+    handover: Handover,
     inner: RwLock<Inner>,
 }
 
@@ -49,10 +51,18 @@ type Apply = fn(&mut State, Timestamp, Command) -> Outcome;
 /// Changed records, `None` = removed.
 pub type Change = (Key, Option<Vec<u8>>);
 
+impl Inner {
+    fn set_aside(&mut self) -> SetAside {
+        let keys = self.state.take_dirty();
+        let changes = keys.into_iter().map(|key| (key.clone(), self.state.record(&key))).collect();
+        SetAside { changes, applied: self.applied, membership: self.membership.clone() }
+    }
+}
+
 impl Replica {
     pub fn new(state: State, applied: Option<LogId>, membership: Membership) -> Self {
         let inner = RwLock::new(Inner { state, applied, membership });
-        Self { shared: Arc::new(Shared { gate: Mutex::new(()), inner }) }
+        Self { shared: Arc::new(Shared { gate: Mutex::new(()), handover: Handover::default(), inner }) }
     }
 
     pub fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
@@ -73,9 +83,10 @@ impl Replica {
 
     fn apply(&self, entry: Entry) -> Result<Reply, AnyError> {
         let _gate = self.shared.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hashes_state = false;
         let outcome = match &entry.payload {
             EntryPayload::Blank => Outcome::Done,
-            EntryPayload::Normal(stamped) => self.apply_command(stamped)?,
+            EntryPayload::Normal(stamped) => self.apply_command(stamped, &mut hashes_state)?,
             EntryPayload::Membership(membership) => {
                 self.inner_mut().membership = Membership::new(Some(entry.log_id), membership.clone());
                 Outcome::Done
@@ -83,13 +94,18 @@ impl Replica {
         };
         let mut inner = self.inner_mut();
         inner.applied = Some(entry.log_id);
+        if hashes_state {
+            self.shared.handover.put(|| inner.set_aside());
+        }
         Ok(Reply { at: inner.state.now(), outcome })
     }
 
-    fn apply_command(&self, stamped: &Stamped) -> Result<Outcome, AnyError> {
+    fn apply_command(&self, stamped: &Stamped, hashes_state: &mut bool) -> Result<Outcome, AnyError> {
         let apply = if stamped.is_own() { State::apply } else { State::apply_unheard };
         let command = stamped.command().map_err(|error| AnyError::new(&error))?;
+        *hashes_state = command == Command::StateHash;
         if let Command::Batch(commands) = command {
+            *hashes_state = commands.contains(&Command::StateHash);
             return Ok(Outcome::Batch(self.apply_batch(apply, stamped.at(), commands)));
         }
         Ok(apply(&mut self.inner_mut().state, stamped.at(), command))
@@ -104,6 +120,16 @@ impl Replica {
             outcomes.extend(commands.by_ref().take(SLICE_COMMANDS).map(|command| apply(state, at, command)));
         }
         outcomes
+    }
+
+    /// A checkpoint begins: what was set aside for a [`StateHash`](super::state_hash::StateHash) is written first, and
+    /// nothing is set aside until [`Replica::end_checkpoint`].
+    pub fn begin_checkpoint(&self) -> Option<SetAside> {
+        self.shared.handover.begin()
+    }
+
+    pub fn end_checkpoint(&self) {
+        self.shared.handover.end();
     }
 
     /// Gives every changed record (or every record) to `take`, a few at a time, a later one replacing an earlier one of the

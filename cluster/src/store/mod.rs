@@ -32,6 +32,7 @@ pub mod open;
 pub mod owner;
 pub mod room;
 pub mod snapshot;
+pub mod state_hash;
 pub mod vote;
 
 use std::path::{Path, PathBuf};
@@ -52,6 +53,10 @@ pub enum OpenError {
     Foreign(PathBuf, u64),
     #[error("{0} is damaged: {1}")]
     Damaged(PathBuf, String),
+    #[error(
+        "{0} holds a state that differed from the other nodes' behind log entry {1}: remove this node and join anew"
+    )]
+    Deviated(PathBuf, u64),
     #[error("cannot use {0}: {1}")]
     Io(PathBuf, std::io::Error),
 }

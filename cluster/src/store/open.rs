@@ -27,6 +27,8 @@ pub struct Limits {
     pub log_entries_kept: u64,
     /// How often a node without proposals lets time pass in the log, which must not grow for nothing.
     pub idle_tick_interval: Duration,
+    /// How often the states of all nodes are compared while anything happens.
+    pub state_hash_interval: Duration,
     /// Free disk below which commands are refused and checkpoints wait.
     pub free_bytes_min: u64,
 }
@@ -39,6 +41,7 @@ impl Default for Limits {
             snapshot_log_entries_max: 500_000,
             log_entries_kept: 1_000,
             idle_tick_interval: Duration::from_secs(60),
+            state_hash_interval: Duration::from_secs(10),
             free_bytes_min: FREE_BYTES_MIN,
         }
     }
