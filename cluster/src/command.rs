@@ -12,7 +12,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{DomainName, Login, Timestamp, UserId};
+use crate::state::Key;
 use crate::state::settings::Patch;
+use crate::store::codec::Blob;
 
 pub use lock::{LockCause, LockChange, LockState};
 pub use refusal::Refusal;
@@ -153,6 +155,10 @@ pub enum Command {
     },
     /// Changes nothing: every node takes the hash of its state right behind the entry that holds it.
     StateHash,
+    /// Records of a backup, for a new cluster's only node: nothing is overwritten.
+    Restore {
+        records: Vec<(Key, Blob)>,
+    },
 }
 
 /// Certificate and key by which nodes know each other.

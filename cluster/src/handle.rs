@@ -41,7 +41,7 @@ const BARRIER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A node's part in the cluster. Cheap to clone.
 #[derive(Clone)]
 pub struct Cluster {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 pub(crate) struct Inner {

@@ -7,7 +7,7 @@
 //! Reading order: [`command`] (what can be asked), [`state`] (the pure machine that answers),
 //! `store` (how it survives), `network` (how nodes talk), `proposer` and `sequencer` (a command's way to the leader and into
 //! the log), `leadership`, `membership` and `pulse` (who decides, who belongs, how the others are), `lease` (who may act for
-//! the mail that it owns), [`handle`] (the face).
+//! the mail that it owns), [`handle`] (the face), [`backup`].
 //!
 //! Invariants:
 //! * [`state::State::apply`] is pure: no clock, no I/O, no randomness, no hash-map order.
@@ -15,6 +15,7 @@
 //! * A decision is acknowledged only after its log entry was synced by a majority.
 
 mod assembly;
+pub mod backup;
 mod clock;
 pub mod command;
 mod comparison;

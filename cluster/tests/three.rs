@@ -313,7 +313,7 @@ async fn a_lease_is_lost_before_the_others_are_told_and_only_comes_back_with_a_n
     let user = add_users(three.node(1), 1).await[0];
     three.stop(leader).await;
     let left: Vec<Cluster> = three.running().cloned().collect();
-    let stopped = std::time::Instant::now();
+    let stopped = tokio::time::Instant::now();
     wait_until("it is declared down", || left.iter().all(|node| node.read(|state| state.out()) == [leader]));
     assert!(stopped.elapsed() > Duration::from_millis(4_500), "a lease may have run on: {:?}", stopped.elapsed());
     assert!(left.iter().all(Cluster::holds_lease), "the others go on");

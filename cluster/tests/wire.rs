@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use outgate_cluster::command::{
     Authority, DkimAlgorithm, DomainPatch, ImportReport, LimitUnit, LockState, NewUser, UserPatch, Window,
 };
+use outgate_cluster::state::Key;
 use outgate_cluster::state::settings::{IdentificationHeader, Patch, Value};
 use outgate_cluster::store::codec;
 use outgate_cluster::{
@@ -50,7 +51,7 @@ fn every_variant_has_a_row_in_the_order_of_its_position() {
         assert_eq!(position(&outcome), outcome_position(&outcome), "{name}");
     }
     let commands: BTreeSet<u32> = commands().iter().map(|(_, command)| position(command)).collect();
-    assert_eq!(commands, (0..30).collect());
+    assert_eq!(commands, (0..31).collect());
     let outcomes: BTreeSet<u32> = outcomes().iter().map(|(_, outcome)| position(outcome)).collect();
     assert_eq!(outcomes, (0..9).collect());
 }
@@ -99,6 +100,7 @@ fn command_position(command: &Command) -> u32 {
         Command::NodeDown { .. } => 27,
         Command::NodeUp { .. } => 28,
         Command::StateHash => 29,
+        Command::Restore { .. } => 30,
     }
 }
 
@@ -224,6 +226,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("node-down", Command::NodeDown { node: 1, owner_epoch: 2 }),
         ("node-up", Command::NodeUp { node: 1, owner_epoch: 2 }),
         ("state-hash", Command::StateHash),
+        ("restore", Command::Restore { records: vec![(Key::Clock, codec::Blob(vec![1, 2]))] }),
     ]);
     rows
 }
@@ -301,7 +304,7 @@ fn manual() -> LockCause {
     LockCause::Manual { actor: Actor("root".to_owned()), reason: "why".to_owned() }
 }
 
-fn refusals() -> [(&'static str, Refusal); 24] {
+fn refusals() -> [(&'static str, Refusal); 25] {
     let text = || "t".to_owned();
     [
         ("=unknown-domain", Refusal::UnknownDomain(domain())),
@@ -328,5 +331,6 @@ fn refusals() -> [(&'static str, Refusal); 24] {
         ("=address-taken", Refusal::AddressTaken(text(), 1)),
         ("=unknown-node", Refusal::UnknownNode(1)),
         ("=last-node", Refusal::LastNode(1)),
+        ("=not-new", Refusal::NotNew),
     ]
 }

@@ -20,8 +20,9 @@ const TOKEN_VALID: Duration = Duration::from_secs(24 * 3_600);
 /// A command of the smallest cluster is decided in milliseconds; this is the patience with a slow disk.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Where and as whom the first node of a cluster will run.
 #[derive(clap::Args)]
-pub(super) struct Args {
+pub(super) struct NewNode {
     /// Data directory of the node
     #[arg(long, value_name = "DIR", default_value = "/var/lib/outgate")]
     data: PathBuf,
@@ -33,21 +34,39 @@ pub(super) struct Args {
     cluster: Option<String>,
 }
 
-pub(super) fn execute(args: &Args) -> Outcome {
-    check_hostname(args.hostname.as_deref())?;
-    let node = NodeConfig { hostname: args.hostname.clone().unwrap_or_default(), ..NodeConfig::default() };
-    let advertise = args.cluster.clone().unwrap_or_else(|| format!("{}:{CLUSTER_PORT}", node.effective_hostname()));
-    check_address(&advertise)?;
-    make(&args.data)?;
-    let tokens = block_on(tokens(&args.data, &advertise))?;
-    let data = absolute(&args.data)?;
-    let told = write_config(&data, args.hostname.as_deref().unwrap_or_default(), &advertise)?;
-    let mut text = format!("{told}next: outgate run --config {}\n", config_path(&data).display());
-    text.push_str("two more nodes join, each on its own machine and within a day, with\n");
-    for token in tokens {
-        writeln!(text, "  outgate join {advertise} --token {token}").map_err(Failure::failed)?;
+pub(super) fn execute(node: &NewNode) -> Outcome {
+    let advertise = node.check()?;
+    make(&node.data)?;
+    let tokens = block_on(tokens(&node.data, &advertise))?;
+    node.finish(&advertise, &tokens)
+}
+
+impl NewNode {
+    pub(super) fn data(&self) -> &Path {
+        &self.data
     }
-    print(&text)
+
+    /// Where the other nodes will reach it.
+    pub(super) fn check(&self) -> Result<String, Failure> {
+        check_hostname(self.hostname.as_deref())?;
+        let node = NodeConfig { hostname: self.hostname.clone().unwrap_or_default(), ..NodeConfig::default() };
+        let default = || format!("{}:{CLUSTER_PORT}", node.effective_hostname());
+        let advertise = self.cluster.clone().unwrap_or_else(default);
+        check_address(&advertise)?;
+        Ok(advertise)
+    }
+
+    /// Writes the configuration and says what comes next.
+    pub(super) fn finish(&self, advertise: &str, tokens: &[String]) -> Outcome {
+        let data = absolute(&self.data)?;
+        let told = write_config(&data, self.hostname.as_deref().unwrap_or_default(), advertise)?;
+        let mut text = format!("{told}next: outgate run --config {}\n", config_path(&data).display());
+        text.push_str("two more nodes join, each on its own machine and within a day, with\n");
+        for token in tokens {
+            writeln!(text, "  outgate join {advertise} --token {token}").map_err(Failure::failed)?;
+        }
+        print(&text)
+    }
 }
 
 /// Empty is this machine's, as in the configuration.
@@ -73,12 +92,18 @@ pub(super) fn absolute(data: &Path) -> Result<PathBuf, Failure> {
 async fn tokens(data: &Path, advertise: &str) -> Result<Vec<String>, Failure> {
     let options = OpenOptions { advertise: Some(advertise.to_owned()), ..cluster_options(data) };
     let cluster = Cluster::open(options).await.map_err(Failure::failed)?;
+    let tokens = tokens_of(&cluster).await;
+    cluster.shutdown().await;
+    tokens
+}
+
+/// For the next nodes.
+pub(super) async fn tokens_of(cluster: &Cluster) -> Result<Vec<String>, Failure> {
     let mut tokens = Vec::new();
     for _ in 0..TOKENS {
         let made = cluster.token(TOKEN_VALID, Actor("init".to_owned())).await;
         tokens.push(made.map_err(Failure::failed)?.to_string());
     }
-    cluster.shutdown().await;
     Ok(tokens)
 }
 

@@ -5,6 +5,7 @@
 //! what was asked for goes to stdout, and nothing else does.
 
 mod auth_blocks;
+mod backup;
 mod check;
 mod client;
 mod cluster;
@@ -53,7 +54,7 @@ enum Verb {
     /// Examine configuration and surroundings; changes nothing
     Check(check::Args),
     /// Make the data directory of a new cluster's first node
-    Init(init::Args),
+    Init(init::NewNode),
     /// Make the data directory of a node that joins a cluster
     Join(join::Args),
     /// Domains
@@ -80,6 +81,8 @@ enum Verb {
     Status(cluster::StatusArgs),
     /// The cluster's nodes
     Cluster(cluster::Args),
+    /// The replicated state in a file
+    Backup(backup::Args),
     /// Have this node take no more mail, and deliver what it has
     Drain(cluster::StatusArgs),
     /// Have this node take mail again
@@ -133,6 +136,7 @@ fn execute(verb: Verb) -> Outcome {
         Verb::Why(args) => client::block_on(why::execute(args)),
         Verb::Status(args) => client::block_on(cluster::status(args)),
         Verb::Cluster(args) => client::block_on(cluster::execute(args)),
+        Verb::Backup(args) => backup::execute(args),
         Verb::Drain(args) => client::block_on(cluster::set_draining(args, true)),
         Verb::Resume(args) => client::block_on(cluster::set_draining(args, false)),
         Verb::AuthBlocks(args) => client::block_on(auth_blocks::execute(args)),
@@ -157,6 +161,9 @@ mod tests {
             "dev --nodes 1 --data d --submission-port 2587 --submissions-port 2465 --http-port 8080 --relay h:25 --no-traffic --ready-file f",
             "dev restart 1 --data d",
             "run --config c",
+            "backup create f --socket s",
+            "backup verify f",
+            "backup restore f --data d --hostname h --cluster a:1",
             "check --config c",
             "init --data d --hostname h --cluster h:7587",
             "join h:7587 --token t --data d --hostname h --cluster h:7587",

@@ -334,3 +334,51 @@ fn dev_runs_three_processes_that_end_with_it() {
         assert!(!std::path::Path::new(&format!("/proc/{}", node["pid"])).exists(), "{node}");
     }
 }
+
+#[test]
+fn a_backup_makes_a_new_cluster_with_the_same_users_and_limits() {
+    let sink = Sink::start();
+    let cluster = TestCluster::with_alice(&sink);
+    cluster.nodes[0].ok(&["user", "set", ALICE, "limit_per_hour=2"]);
+    assert_eq!(write(&mut cluster.nodes[1].login(ALICE), "before").code, 250);
+    let base = tempfile::tempdir().unwrap();
+    let file = base.path().join("backup");
+    let path = file.to_str().unwrap();
+    let told = cluster.nodes[2].ok(&["backup", "create", path]);
+    assert!(told.contains("1 domains, 1 users"), "{told}");
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions()) & 0o777, 0o600);
+    let again = cluster.nodes[2].cli(&["backup", "create", path]);
+    assert_eq!(again.status.code(), Some(2), "nothing is overwritten: {again:?}");
+    assert!(outgate(&["backup", "verify", path]).status.success());
+    let broken = base.path().join("broken");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&broken, bytes).unwrap();
+    let mut node = TestNode::prepare(
+        tempfile::tempdir().unwrap(),
+        &format!("[delivery]\nrelay = \"{}\"\n[cluster]\nlisten = \"127.0.0.1:0\"\n", sink.address),
+    );
+    let data = node.data();
+    let restore = |from: &std::path::Path| {
+        let to = ["--data", data.to_str().unwrap(), "--cluster", "127.0.0.1:7587"];
+        outgate(&[&["backup", "restore", from.to_str().unwrap()], to.as_slice()].concat())
+    };
+    let refused = restore(&broken);
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(2) && text.lines().count() == 1 && text.contains("no whole backup"),
+        "{text}"
+    );
+    assert!(!data.exists(), "a refused backup makes nothing");
+    let restored = restore(&file);
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    assert!(String::from_utf8_lossy(&restored.stdout).contains("outgate join 127.0.0.1:7587 --token og1-"));
+    assert_eq!(restore(&file).status.code(), Some(2), "there is a node already");
+    node.restart();
+    let mut client = node.login(ALICE);
+    assert_eq!(write(&mut client, "the second of this hour").code, 250);
+    assert!(write(&mut client, "the third").text.starts_with("451 4.7.1 limit of 2 messages per hour"));
+    assert_eq!(node.json(&["cluster", "status"])["nodes"].as_array().unwrap().len(), 1);
+    sink.wait(2);
+}

@@ -57,4 +57,6 @@ pub enum Refusal {
     UnknownNode(u64),
     #[error("node {0} is the only one")]
     LastNode(u64),
+    #[error("a backup is restored into a new cluster only")]
+    NotNew,
 }

@@ -34,7 +34,7 @@ pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T
 
 /// Octets that are written as a whole and not one by one; the same bytes as a `Vec<u8>`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Blob(pub(crate) Vec<u8>);
+pub struct Blob(pub Vec<u8>);
 
 impl Deref for Blob {
     type Target = [u8];

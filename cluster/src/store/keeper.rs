@@ -5,6 +5,7 @@
 //! however large it is. Its count and sum are checked on the way, so that a snapshot never inherits a loss.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::store::Failure;
 use crate::store::checkpoint::{Checkpoint, CheckpointError};
 use crate::store::machine::Replica;
 use crate::store::room::Room;
-use crate::store::snapshot::{SnapshotFile, Snapshots};
+use crate::store::snapshot::{SnapshotFile, SnapshotWriter, Snapshots};
 use crate::store::state_hash::{SetAside, StateHash, StateHashes};
 
 pub type Built = (SnapshotMeta, SnapshotFile);
@@ -29,6 +30,7 @@ enum Request {
     Checkpoint(oneshot::Sender<io::Result<()>>),
     Snapshot(oneshot::Sender<io::Result<Built>>),
     Rebuild(oneshot::Sender<io::Result<()>>),
+    Backup(oneshot::Sender<io::Result<File>>),
 }
 
 /// Asks the thread for work; it ends when the last handle is gone. Cheap to clone.
@@ -99,6 +101,11 @@ impl Keeper {
         self.ask(Request::Snapshot).await
     }
 
+    /// Writes what is applied now into a file without a name.
+    pub async fn backup(&self) -> io::Result<File> {
+        self.ask(Request::Backup).await
+    }
+
     /// Writes the whole state into an emptied checkpoint.
     pub async fn rebuild(&self) -> io::Result<()> {
         self.ask(Request::Rebuild).await
@@ -129,6 +136,7 @@ impl Work {
                 Some(Request::Checkpoint(answer)) => drop(answer.send(self.checkpoint_with_room())),
                 Some(Request::Snapshot(answer)) => drop(answer.send(self.guarded(Self::snapshot))),
                 Some(Request::Rebuild(answer)) => drop(answer.send(self.guarded(Self::rebuild))),
+                Some(Request::Backup(answer)) => drop(answer.send(self.guarded(Self::backup))),
             }
         }
     }
@@ -179,6 +187,18 @@ impl Work {
     }
 
     fn snapshot(&mut self) -> Result<Built, CheckpointError> {
+        let (meta, writer) = self.write_all()?;
+        let (file, bytes) = writer.finish()?;
+        self.snapshot_bytes.store(bytes, Ordering::Relaxed);
+        Ok((meta, file))
+    }
+
+    fn backup(&mut self) -> Result<File, CheckpointError> {
+        let (_, writer) = self.write_all()?;
+        Ok(writer.nameless()?)
+    }
+
+    fn write_all(&mut self) -> Result<(SnapshotMeta, SnapshotWriter), CheckpointError> {
         self.checkpoint()?;
         let meta = self.checkpoint.meta();
         let meta = SnapshotMeta {
@@ -188,9 +208,7 @@ impl Work {
         };
         let mut writer = self.snapshots.write(&meta)?;
         self.checkpoint.for_each(|key, record| writer.record(&key, &record).map_err(CheckpointError::from))?;
-        let (file, bytes) = writer.finish()?;
-        self.snapshot_bytes.store(bytes, Ordering::Relaxed);
-        Ok((meta, file))
+        Ok((meta, writer))
     }
 
     fn rebuild(&mut self) -> Result<(), CheckpointError> {

@@ -147,14 +147,27 @@ impl SnapshotWriter {
     }
 
     /// Ends the file and puts it in place; durable when it returns. Returns it with its size in bytes.
-    pub fn finish(mut self) -> io::Result<(SnapshotFile, u64)> {
+    pub fn finish(self) -> io::Result<(SnapshotFile, u64)> {
+        let (snapshots, path) = (self.snapshots.clone(), self.path.clone());
+        let (file, beside) = self.end()?;
+        let bytes = file.metadata()?.len();
+        Ok((snapshots.publish(&file, &beside, &path)?, bytes))
+    }
+
+    /// Ends the file and takes its name away: it is there for as long as somebody holds it.
+    pub fn nameless(self) -> io::Result<File> {
+        let (_, beside) = self.end()?;
+        let file = File::open(&beside)?;
+        fs::remove_file(&beside)?;
+        Ok(file)
+    }
+
+    fn end(mut self) -> io::Result<(File, PathBuf)> {
         self.put(&END.to_le_bytes())?;
         self.put(&self.records.to_le_bytes())?;
         let crc = self.hasher.clone().finalize();
         self.file.write_all(&crc.to_le_bytes())?;
-        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        let bytes = file.metadata()?.len();
-        Ok((self.snapshots.publish(&file, &self.beside, &self.path)?, bytes))
+        Ok((self.file.into_inner().map_err(io::IntoInnerError::into_error)?, self.beside))
     }
 }
 
@@ -213,7 +226,7 @@ impl SnapshotFile {
     }
 
     /// Gives each key and record to `each`.
-    fn read(&self, mut each: impl FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<SnapshotMeta> {
+    pub(crate) fn read(&self, mut each: impl FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<SnapshotMeta> {
         let mut file = BufReader::with_capacity(1024 * 1024, File::open(&self.path)?);
         let meta = read_meta(&mut file)?;
         let mut file = Summing { inner: file, hasher: crc32fast::Hasher::new() };

@@ -69,6 +69,7 @@ impl From<Refusal> for ApiError {
             | Refusal::FormedAlready
             | Refusal::AddressTaken(..)
             | Refusal::LastNode(_)
+            | Refusal::NotNew
             | Refusal::ImportRefused(..) => Self::conflict(refusal),
             Refusal::TooManyImports(_) | Refusal::TooManyTokens(_) => Self::unavailable(refusal),
             Refusal::OwnerMissing

@@ -1,6 +1,7 @@
 //! The REST API: one file a resource. JSON in, JSON out; an error is `{"error":"…"}` with 400 (wrong input),
 //! 404, 409 (the state forbids it) or 503 (no decision now).
 
+mod backup;
 mod blocks;
 mod cluster;
 mod dkim;
@@ -56,6 +57,7 @@ pub(super) fn router(parts: Parts) -> Router {
         .merge(dkim::routes())
         .merge(blocks::routes())
         .merge(why::routes())
+        .merge(backup::routes())
         .layer(from_fn_with_state(parts.clone(), after_barrier));
     let of_this_node =
         Router::new().merge(cluster::routes()).merge(queue::routes()).merge(quarantine::routes()).merge(log::routes());
