@@ -316,7 +316,7 @@ async fn a_lease_is_lost_before_the_others_are_told_and_only_comes_back_with_a_n
     let stopped = tokio::time::Instant::now();
     wait_until("it is declared down", || left.iter().all(|node| node.read(|state| state.out()) == [leader]));
     assert!(stopped.elapsed() > Duration::from_millis(4_500), "a lease may have run on: {:?}", stopped.elapsed());
-    assert!(left.iter().all(Cluster::holds_lease), "the others go on");
+    wait_until("the others go on", || left.iter().all(Cluster::holds_lease));
     three.restart(leader, Limits::default()).await;
     let back = three.node(usize::try_from(leader).unwrap()).clone();
     wait_until("it is there again", || back.is_ready());
