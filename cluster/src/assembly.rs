@@ -211,6 +211,7 @@ fn start(
         leadership,
         peers,
         standings: Standings::default(),
+        state_hashes: opened.keeper.state_hashes(),
         proposer,
         lease: Lease::new(clock.clone()),
         watch: Watch::new(clock.clone()),
@@ -224,7 +225,7 @@ fn start(
         closing: Mutex::default(),
     });
     let upkeep = upkeep(&inner, &opened, limits);
-    let tasks = tasks(&inner, &opened, upkeep, sequencer, ground);
+    let tasks = tasks(&inner, upkeep, sequencer, ground);
     let closing = Closing { tasks, keeper: opened.keeper, threads: opened.threads, home };
     *lock(&inner.closing) = Some(closing);
     inner
@@ -248,9 +249,8 @@ fn upkeep(inner: &Inner, opened: &Opened, limits: Limits) -> Upkeep {
     }
 }
 
-fn tasks(inner: &Arc<Inner>, opened: &Opened, upkeep: Upkeep, sequencer: Sequencer, ground: Ground) -> Vec<Task<()>> {
-    let state_hashes = opened.keeper.state_hashes();
-    let pulse = pulse::run(Arc::clone(inner), state_hashes.clone());
+fn tasks(inner: &Arc<Inner>, upkeep: Upkeep, sequencer: Sequencer, ground: Ground) -> Vec<Task<()>> {
+    let pulse = pulse::run(Arc::clone(inner));
     let mut tasks = vec![tokio::spawn(upkeep.run()), tokio::spawn(pulse), tokio::spawn(lease::run(Arc::clone(inner)))];
     let Ground { credentials, listener, .. } = ground;
     if let Some(listener) = listener {
@@ -264,7 +264,7 @@ fn tasks(inner: &Arc<Inner>, opened: &Opened, upkeep: Upkeep, sequencer: Sequenc
             proposer: inner.proposer.clone(),
             watch: inner.watch.clone(),
             services: inner.services.clone(),
-            state_hashes,
+            state_hashes: inner.state_hashes.clone(),
             receiving: tokio::sync::Mutex::default(),
         };
         tasks.push(tokio::spawn(server::serve(listener, Arc::new(host))));

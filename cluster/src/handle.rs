@@ -29,6 +29,7 @@ use crate::store::identity::Home;
 use crate::store::keeper::Keeper;
 use crate::store::machine::Replica;
 use crate::store::owner::{self, Owner};
+use crate::store::state_hash::{StateHash, StateHashes};
 use crate::store::{Failure, Limits};
 
 pub use crate::store::OpenError;
@@ -54,6 +55,7 @@ pub(crate) struct Inner {
     pub(crate) leadership: Leadership,
     pub(crate) peers: Peers,
     pub(crate) standings: Standings,
+    pub(crate) state_hashes: StateHashes,
     pub(crate) proposer: Proposer,
     pub(crate) clock: Clock,
     pub(crate) lease: Lease,
@@ -285,6 +287,11 @@ impl Cluster {
         let standing = self.inner.standings.of(node)?;
         let silent_ms = self.inner.clock.raw_ms().saturating_sub(standing.heard_ms);
         Some((standing, silent_ms))
+    }
+
+    /// Hashes of this node's state behind the last entries at which all nodes were asked for it, newest last.
+    pub fn state_hashes(&self) -> Vec<StateHash> {
+        self.inner.state_hashes.all()
     }
 
     /// Where this node listens to others.

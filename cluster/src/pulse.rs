@@ -11,7 +11,7 @@ use crate::network::message::{Channel, Request, Response};
 use crate::network::peers::Peers;
 use crate::state::State;
 use crate::store::identity::Home;
-use crate::store::state_hash::{StateHash, StateHashes};
+use crate::store::state_hash::StateHash;
 
 const INTERVAL: Duration = Duration::from_millis(500);
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
@@ -49,7 +49,7 @@ impl Standings {
 }
 
 /// Until its task is ended.
-pub(crate) async fn run(inner: Arc<Inner>, own_hashes: StateHashes) {
+pub(crate) async fn run(inner: Arc<Inner>) {
     let Inner { node, peers, replica, clock, standings, .. } = &*inner;
     let mut is_skewed = false;
     loop {
@@ -73,18 +73,21 @@ pub(crate) async fn run(inner: Arc<Inner>, own_hashes: StateHashes) {
                 tracing::error!(offset_ms = offset, "this machine's clock is wrong: the other nodes' is followed");
             }
         }
-        inner.compare(&own_hashes.all(), &others);
+        inner.compare(&others);
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
 impl Inner {
     /// Stops the store for good where its state is not that of the others. Nodes of other versions may keep it otherwise.
-    fn compare(&self, own: &[StateHash], others: &[u64]) {
+    fn compare(&self, others: &[u64]) {
         let same_version = |standing: &Standing| standing.version == env!("CARGO_PKG_VERSION");
         let told = others.iter().filter_map(|node| Some((*node, self.standings.of(*node).filter(same_version)?)));
         let hashes = told.map(|(node, standing)| (node, standing.state_hashes)).collect();
-        let Some(index) = deviation(own, &hashes, others.len() + 1, self.leadership.leader()) else { return };
+        let Some(index) = deviation(&self.state_hashes.all(), &hashes, others.len() + 1, self.leadership.leader())
+        else {
+            return;
+        };
         if self.failure.is_set() {
             return;
         }

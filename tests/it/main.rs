@@ -13,6 +13,7 @@ mod delivery;
 mod identity;
 mod limits;
 mod locks;
+mod network;
 mod operator;
 mod peers;
 mod protocol;

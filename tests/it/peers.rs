@@ -28,7 +28,7 @@ fn assert_arrived(sink: &Sink, count: usize) -> Captured {
     mail
 }
 
-fn run_with_input(command: &mut Command, input: &str) {
+pub fn run_with_input(command: &mut Command, input: &str) {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
@@ -105,7 +105,7 @@ fn smtplib() {
 }
 
 /// A process that ends with the test.
-struct Running(Child);
+pub struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -156,7 +156,7 @@ fn postfix(node: &TestNode) -> Option<(Running, PathBuf, String)> {
     Some((Running(child), base, conf))
 }
 
-const POSTFIX_MASTER: &str = "\
+pub const POSTFIX_MASTER: &str = "\
 pickup unix n - n 1 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 1 1 qmgr

@@ -81,6 +81,9 @@ fn show(parts: &Parts, node: &NodeView, voters: &[u64]) -> Value {
     let standing = cluster.standing(node.id).filter(|_| !here);
     let is_up = here || standing.as_ref().is_some_and(|(_, silent_ms)| *silent_ms <= HEARD_MAX_MS);
     let standing = standing.map(|(standing, _)| standing);
+    let hashes =
+        if here { cluster.state_hashes() } else { standing.iter().flat_map(|of| of.state_hashes.clone()).collect() };
+    let state_hash = hashes.last().map(|hash| format!("{}:{:016x}", hash.index, hash.sum));
     let state = match (is_up, node.draining) {
         (false, _) => "down",
         (true, true) => "draining",
@@ -94,6 +97,7 @@ fn show(parts: &Parts, node: &NodeView, voters: &[u64]) -> Value {
         "role": role,
         "state": state,
         "joined": time(node.joined),
+        "state_hash": state_hash,
     });
     shown["version"] =
         if here { env!("CARGO_PKG_VERSION").into() } else { standing.as_ref().map(|of| of.version.as_str()).into() };

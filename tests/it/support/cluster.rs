@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 
+use super::net::{self, Net};
 use super::node::{PASSWORD, TestNode, outgate};
 use super::sink::Sink;
 
@@ -27,11 +28,44 @@ impl TestCluster {
         }
         assert_eq!(cluster.nodes.len(), 3, "{init}");
         cluster.wait_for_voters();
-        let node = &cluster.nodes[2];
+        cluster.add_alice();
+        cluster
+    }
+
+    /// The same on machines 1 to 3 of a network, at port 587 of each.
+    pub fn over(net: &Net, sink: &Sink) -> Self {
+        let mut cluster = Self { nodes: Vec::new() };
+        for machine in 1..=3 {
+            let host = net.address(machine);
+            let config = format!(
+                "[delivery]\nrelay = \"{}\"\n[cluster]\nlisten = \"{host}:7587\"\n[[listener]]\naddress = \"{host}:587\"\nmode = \"submission\"\n[[listener]]\naddress = \"{host}:465\"\nmode = \"submissions\"\n",
+                sink.address
+            );
+            let mut node = TestNode::prepare(tempfile::tempdir().unwrap(), &config);
+            node.within = Some(net.namespace(machine));
+            let data = node.data();
+            let own = ["--data", data.to_str().unwrap(), "--cluster", &format!("{host}:7587")].map(str::to_owned);
+            let mut words = vec!["init".to_owned()];
+            if let Some(first) = cluster.nodes.first() {
+                let token = first.json(&["cluster", "token"])["token"].as_str().unwrap().to_owned();
+                words = vec!["join".to_owned(), format!("{}:7587", net.address(1)), "--token".to_owned(), token];
+            }
+            let mut command = net::command(&net.namespace(machine), env!("CARGO_BIN_EXE_outgate"));
+            let output = command.args(words).args(own).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            node.restart();
+            cluster.nodes.push(node);
+        }
+        cluster.wait_for_voters();
+        cluster.add_alice();
+        cluster
+    }
+
+    fn add_alice(&self) {
+        let node = &self.nodes[2];
         node.ok(&["domain", "add", "demo.test", "contact=postmaster@demo.test"]);
         node.ok(&["settings", "set", "valid_sender_required=off"]);
         node.ok(&["user", "add", "alice@demo.test", "--password", PASSWORD]);
-        cluster
     }
 
     pub fn wait_for_voters(&self) {

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod cluster;
 pub mod dns;
+pub mod net;
 pub mod node;
 pub mod peer;
 pub mod sink;

@@ -18,6 +18,8 @@ pub struct TestNode {
     directory: TempDir,
     config: PathBuf,
     process: Option<Child>,
+    /// The network namespace in which the process runs.
+    pub within: Option<String>,
     /// Variables of the process from the next start on.
     pub environment: Vec<(&'static str, String)>,
     /// Kills and restarts on other ports, as everything here takes port 0.
@@ -68,6 +70,7 @@ impl TestNode {
             directory,
             config: file,
             process: None,
+            within: None,
             environment: Vec::new(),
             submission: nowhere,
             submissions: nowhere,
@@ -85,7 +88,10 @@ impl TestNode {
     pub fn spawn(&mut self) {
         self.stop();
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        let mut command = match &self.within {
+            Some(namespace) => super::net::command(namespace, env!("CARGO_BIN_EXE_outgate")),
+            None => Command::new(env!("CARGO_BIN_EXE_outgate")),
+        };
         command
             .args(["run", "--config"])
             .arg(&self.config)
