@@ -65,6 +65,7 @@ impl Drop for Names {
 
 /// Sends through the MTA while one node after the other fails in another way; everything must arrive, and the limit hold.
 fn survive(net: &Net, sink: &Sink, cluster: &mut TestCluster, send: &dyn Fn(&str), flush: &dyn Fn()) {
+    cluster.nodes[0].ok(&["user", "set", ALICE, "limit_per_minute=0"]);
     let mut sent = 0;
     for fault in ["killed", "cut off", "draining"] {
         let victim = if fault == "killed" { cluster.leader() } else { (cluster.leader() + 1) % 3 };
