@@ -16,6 +16,7 @@ mod locks;
 mod network;
 mod operator;
 mod peers;
+mod power_cut;
 mod protocol;
 mod recovery;
 mod support;

@@ -15,7 +15,7 @@ const ALICE: &str = "alice@demo.test";
 const BOB: &str = "bob@example.net";
 
 /// Sends until told to stop or cut off; notes the subject of everything that was answered with 250.
-fn send_until_cut(
+pub fn send_until_cut(
     mut client: Client,
     session: usize,
     accepted: &Mutex<BTreeSet<String>>,

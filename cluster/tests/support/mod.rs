@@ -3,6 +3,8 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part")]
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "deadlines")]
 
+pub(crate) mod disk;
+
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -2,6 +2,8 @@
 
 use std::net::{SocketAddr, TcpListener};
 
+use tempfile::TempDir;
+
 use super::net::{self, Net};
 use super::node::{PASSWORD, TestNode, outgate};
 use super::sink::Sink;
@@ -13,14 +15,19 @@ pub struct TestCluster {
 impl TestCluster {
     /// Three voters that deliver everything to `sink`, with the domain `demo.test` and the mailbox user `alice@demo.test`.
     pub fn with_alice(sink: &Sink) -> Self {
+        Self::in_directories(sink, || tempfile::tempdir().unwrap())
+    }
+
+    /// The same with the nodes' data in these directories.
+    pub fn in_directories(sink: &Sink, mut directory: impl FnMut() -> TempDir) -> Self {
         let mut cluster = Self { nodes: Vec::new() };
-        let (first, address) = prepare(sink);
+        let (first, address) = prepare(sink, directory());
         let init = run(&["init", "--data", first.data().to_str().unwrap(), "--cluster", &address]);
         cluster.nodes.push(first);
         cluster.nodes[0].restart();
         for line in init.lines().filter_map(|line| line.trim().strip_prefix("outgate join ")) {
             let words: Vec<&str> = line.split(' ').collect();
-            let (mut node, address) = prepare(sink);
+            let (mut node, address) = prepare(sink, directory());
             let data = node.data();
             run(&[&["join"], words.as_slice(), &["--data", data.to_str().unwrap(), "--cluster", &address]].concat());
             node.restart();
@@ -89,11 +96,11 @@ impl TestCluster {
     }
 }
 
-fn prepare(sink: &Sink) -> (TestNode, String) {
+fn prepare(sink: &Sink, directory: TempDir) -> (TestNode, String) {
     // A port that was free a moment ago: the others must find it again after a restart.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let config = format!("[delivery]\nrelay = \"{}\"\n[cluster]\nlisten = \"{address}\"\n", sink.address);
-    (TestNode::prepare(tempfile::tempdir().unwrap(), &config), address)
+    (TestNode::prepare(directory, &config), address)
 }
 
 fn run(arguments: &[&str]) -> String {

@@ -2,6 +2,8 @@
 
 pub mod client;
 pub mod cluster;
+#[path = "../../../cluster/tests/support/disk.rs"]
+pub mod disk;
 pub mod dns;
 pub mod net;
 pub mod node;
