@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outgate_cluster::{AdmissionVerdict, Cluster, Command};
+use outgate_cluster::{AdmissionVerdict, Cluster, Command, Outcome};
 
 use crate::mail::MessageId;
 use crate::mirror::Disks;
@@ -121,7 +121,8 @@ pub(crate) async fn come_up(line: &Line) {
         }
         if cluster.barrier().await.is_ok() && let_go(line, &line.disks).await {
             let command = Command::NodeUp { node: cluster.node_id(), owner_epoch: ownership.epoch };
-            match cluster.propose(command).await {
+            match cluster.propose(command).await.map(|applied| applied.outcome) {
+                Ok(Outcome::Refused(refusal)) => tracing::warn!(%refusal, "this node does not own mail"),
                 Ok(_) => tracing::info!(owner_epoch = ownership.epoch + 1, "this node owns mail"),
                 Err(error) => tracing::warn!(%error, "this node does not own mail yet"),
             }

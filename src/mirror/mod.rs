@@ -1,10 +1,10 @@
 //! Two disks for every message: the spool of the node that owns it, and that of one other node, its mirror.
 //!
 //! [`Disks`] is what queue and delivery see: a spool whose `store` returns when both disks have the message, and whose
-//! marks reach both. Reading order: this file, [`copies`] (where the second copy of each of our messages is), [`link`]
-//! (one other node: what it has to hear, what it keeps for us), [`placing`] (choosing a mirror), [`keeper`] (being one),
-//! [`held`] and [`log`] (the same for the quarantine and the mail log),
-//! [`take_over`] and [`taken`] (what becomes of a node's messages when it is down), [`letter`] (the words).
+//! marks reach both. Reading order: this file, `copies` (where the second copy of each of our messages is), `link`
+//! (one other node: what it has to hear, what it keeps for us), `placing` (choosing a mirror), `keeper` (being one),
+//! `held` and `log` (the same for the quarantine and the mail log),
+//! `take_over` and `taken` (what becomes of a node's messages when it is down), `letter` (the words).
 //!
 //! Invariants:
 //! * In a cluster in which any other node has ever owned mail, `store` says yes only when two disks have the message.
