@@ -64,6 +64,12 @@ pub struct ListenerConfig {
     /// Networks of load balancers, which must open with a PROXY protocol header (v1 or v2).
     #[serde(default)]
     pub proxy_networks: Vec<IpNet>,
+    /// Of this machine's addresses, those that are served; all where empty.
+    #[serde(default)]
+    pub only: Vec<IpNet>,
+    /// Of this machine's addresses, those that are not served.
+    #[serde(default)]
+    pub exclude: Vec<IpNet>,
 }
 
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +221,8 @@ impl Default for Config {
             mode,
             clear_text_networks: Vec::new(),
             proxy_networks: Vec::new(),
+            only: Vec::new(),
+            exclude: Vec::new(),
         };
         Self {
             node: NodeConfig::default(),

@@ -70,6 +70,8 @@ pub(super) const KEYS: &[Key] = &[
     key(LISTENER, "mode", Kind::Choice(&["submission", "submissions"])),
     key(LISTENER, "clear_text_networks", Kind::Networks),
     key(LISTENER, "proxy_networks", Kind::Networks),
+    key(LISTENER, "only", Kind::Networks),
+    key(LISTENER, "exclude", Kind::Networks),
     key("tls", "certificate", Kind::Path),
     key("tls", "key", Kind::Path),
     key("smtp", "connections_max", COUNT),

@@ -8,10 +8,11 @@ mod socket;
 mod tests;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use ractor::{Actor, ActorProcessingErr, ActorRef, ActorRuntime};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -183,6 +184,9 @@ impl State {
     }
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
+        if !stream.local_addr().is_ok_and(|local| serves(&self.config, local.ip())) {
+            return reset(&stream, peer);
+        }
         let Some(seat) = self.shared.counts().enter_total() else {
             return self.turn_away(&stream, peer);
         };
@@ -200,5 +204,19 @@ impl State {
         {
             tracing::debug!(%peer, %error, "cannot turn away");
         }
+    }
+}
+
+/// Whether connections to this address of the machine are served.
+fn serves(config: &ListenerConfig, local: IpAddr) -> bool {
+    let local = local.to_canonical();
+    let among = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&local));
+    (config.only.is_empty() || among(&config.only)) && !among(&config.exclude)
+}
+
+/// Ends a connection as if nobody listened there; one socket for all addresses cannot refuse some of them.
+fn reset(stream: &TcpStream, peer: SocketAddr) {
+    if let Err(error) = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%peer, %error, "cannot reset");
     }
 }

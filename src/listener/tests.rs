@@ -44,6 +44,8 @@ async fn site_with(change: impl FnOnce(&mut SmtpConfig), patience: Patience) -> 
         mode,
         clear_text_networks: vec!["192.0.2.78/32".parse().unwrap()],
         proxy_networks: proxy.iter().map(|network| network.parse().unwrap()).collect(),
+        only: Vec::new(),
+        exclude: Vec::new(),
     };
     let listeners = [listener(ListenerMode::Submission, &["127.0.0.0/8"]), listener(ListenerMode::Submissions, &[])];
     let listeners = Listeners::start_with(&listeners, Arc::clone(&line), tls, patience).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,7 +12,7 @@ use crate::peers::{POSTFIX_MASTER, Running, run_with_input};
 use crate::support::client::letter;
 use crate::support::cluster::TestCluster;
 use crate::support::net::{self, Net};
-use crate::support::node::PASSWORD;
+use crate::support::node::{PASSWORD, TestNode, outgate};
 use crate::support::peer;
 use crate::support::sink::Sink;
 use crate::support::{wait_at_most, wait_for};
@@ -249,4 +250,40 @@ fn a_minority_refuses_and_after_healing_all_states_are_equal() {
         let all: Vec<String> = (0..3).map(|of| hash(second, of)).collect::<Option<_>>()?;
         (Some(&all[0]) != begun.as_ref() && all.iter().all(|hash| *hash == all[0])).then_some(())
     });
+}
+
+#[test]
+fn every_address_of_the_machine_is_served_but_those_that_are_excluded() {
+    let Some(net) = Net::new(1) else { return };
+    let config = |lists: &str| {
+        format!(
+            "[[listener]]\naddress = \"0.0.0.0:587\"\nmode = \"submission\"\n{lists}[[listener]]\naddress = \"0.0.0.0:465\"\nmode = \"submissions\"\n"
+        )
+    };
+    let exclude = format!("exclude = [\"{}/32\"]\n", net.address(50));
+    let mut node = TestNode::prepare(tempfile::tempdir().unwrap(), &config(&exclude));
+    node.within = Some(net.namespace(1));
+    assert!(outgate(&["init", "--data", node.data().to_str().unwrap(), "--hostname", "filter.test"]).status.success());
+    node.restart();
+    // What a client hears first; nothing where it is reset or refused.
+    let greeting = |address: &str, port: u16| {
+        let stream = TcpStream::connect((address, port)).ok()?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).ok().filter(|count| *count > 0).map(|_| line)
+    };
+    assert!(greeting(&net.address(1), 587).unwrap().starts_with("220 "));
+    let (later, excluded) = (net.add_address(1, 40), net.add_address(1, 50));
+    wait_for("the new address", || greeting(&later, 587));
+    // The address itself is there: another listener of the same machine serves it.
+    wait_for("the excluded address", || TcpStream::connect((excluded.as_str(), 465)).ok());
+    assert_eq!(greeting(&excluded, 587), None);
+    let only = format!("only = [\"{}/32\"]\n", net.address(40));
+    fs::write(node.path().join("outgate.toml"), {
+        let text = fs::read_to_string(node.path().join("outgate.toml")).unwrap();
+        text.replace(&exclude, &only)
+    })
+    .unwrap();
+    node.restart();
+    assert_eq!(greeting(&net.address(1), 587), None);
+    assert!(greeting(&later, 587).unwrap().starts_with("220 "));
 }

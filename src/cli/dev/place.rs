@@ -78,6 +78,8 @@ impl Place {
             mode,
             clear_text_networks: Vec::new(),
             proxy_networks: Vec::new(),
+            only: Vec::new(),
+            exclude: Vec::new(),
         };
         let config = Config {
             node: self.node_config(),

@@ -61,6 +61,14 @@ impl Net {
         format!("10.77.{}.{machine}", self.subnet)
     }
 
+    /// Gives the machine another address.
+    pub fn add_address(&self, machine: usize, host: usize) -> String {
+        let address = self.address(host);
+        let cable = ["addr", "add", &format!("{address}/24"), "dev", "eth0"];
+        assert!(ip(&[["-n", &self.namespace(machine)].as_slice(), &cable].concat()));
+        address
+    }
+
     pub fn namespace(&self, machine: usize) -> String {
         format!("{}-{machine}", self.name)
     }
