@@ -99,16 +99,10 @@ fn was_accepted(cluster: &Cluster, tag: AdmissionTag) -> bool {
 /// What others have of them already: a copy may have stayed where it was of no use. Who does not answer has nothing.
 async fn claimed_by_others(line: &Line, node: u64, ids: &[MessageId]) -> BTreeSet<MessageId> {
     let mut claimed = BTreeSet::new();
-    for other in others(&line.cluster) {
+    for other in line.cluster.other_owners().iter().map(|node| node.id) {
         claimed.extend(line.disks.claims(other, node, ids).await.unwrap_or_default());
     }
     claimed
-}
-
-/// The other nodes that own mail.
-fn others(cluster: &Cluster) -> Vec<u64> {
-    let nodes = cluster.read(|state| state.nodes()).into_iter();
-    nodes.filter(|node| node.ownership.up && node.id != cluster.node_id()).map(|node| node.id).collect()
 }
 
 /// Returns when this node owns mail: at once where it never ceased to.
@@ -136,7 +130,7 @@ async fn let_go(line: &Line, disks: &Disks) -> bool {
     let here = line.cluster.node_id();
     let Ok(own) = disks.own_ids().await else { return false };
     let (mut claimed, mut taken, mut held) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
-    for other in others(&line.cluster) {
+    for other in line.cluster.other_owners().iter().map(|node| node.id) {
         let claims = disks.claims(other, here, &own).await;
         let all = (claims, disks.taken_by(other).await, disks.held_taken_by(other).await);
         match all {

@@ -5,26 +5,33 @@
 //! which join later learn them like everything else.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::sync::PoisonError;
 
 use crate::command::{Command, Outcome, Refusal};
 use crate::handle::{Cluster, OpenError, OpenOptions, ProposeError};
-use crate::state::Key;
+use crate::state::{Key, State};
 use crate::store::codec::{self, Blob};
 use crate::store::snapshot::SnapshotFile;
 
 /// Records that go in one command.
 const PART_MAX_BYTES: usize = 256 * 1024;
 
-/// What a backup holds.
+/// What a backup holds, in short.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Summary {
     /// The last log entry that is in it.
     pub index: u64,
     pub domains: usize,
     pub users: u64,
+}
+
+/// A backup that was read as a whole.
+pub struct Backup {
+    pub summary: Summary,
+    /// Its records in their order, in parts of [`PART_MAX_BYTES`], without those that belong to the old cluster's nodes.
+    parts: Vec<Vec<(Key, Blob)>>,
 }
 
 #[derive(thiserror::Error, Debug)]
@@ -52,52 +59,49 @@ impl Cluster {
     }
 }
 
-/// Reads the whole file; an error where anything in it is not as it was written. Blocks.
-pub fn verify(path: &Path) -> Result<Summary, BackupError> {
-    let file = SnapshotFile { path: path.to_owned() };
-    let (meta, state) = file.load().map_err(|error| damaged(path, error))?;
-    let domains = state.domains();
-    let users = domains.iter().map(|domain| domain.users).sum();
-    Ok(Summary { index: meta.last_log_id.map_or(0, |id| id.index), domains: domains.len(), users })
-}
-
-/// Makes `options.directory`, which must hold no node, the first node of a new cluster with what is in the backup.
-pub async fn restore(path: &Path, options: OpenOptions) -> Result<Cluster, BackupError> {
-    verify(path)?;
-    Cluster::init(&options)?;
-    let cluster = Cluster::open(options).await?;
-    for records in parts(path)? {
-        if let Outcome::Refused(refusal) = cluster.propose(Command::Restore { records }).await?.outcome {
-            return Err(refusal.into());
-        }
+impl Backup {
+    /// An error where anything in the file is not as it was written. Blocks.
+    pub fn read(path: &Path) -> Result<Self, BackupError> {
+        let (mut state, mut parts, mut bytes) = (State::default(), vec![Vec::new()], 0);
+        let read = SnapshotFile { path: path.to_owned() }.read(|key, record| {
+            let key: Key = codec::decode("key", key).map_err(io::Error::other)?;
+            state.restore(key.clone(), record).map_err(io::Error::other)?;
+            if key.is_of_nodes() {
+                return Ok(());
+            }
+            if bytes >= PART_MAX_BYTES {
+                parts.push(Vec::new());
+                bytes = 0;
+            }
+            bytes += record.len();
+            if let Some(part) = parts.last_mut() {
+                part.push((key, Blob(record.to_vec())));
+            }
+            Ok(())
+        });
+        let meta = read.map_err(|error| BackupError::Damaged(path.display().to_string(), error))?;
+        let domains = state.domains();
+        let users = domains.iter().map(|domain| domain.users).sum();
+        let summary = Summary { index: meta.last_log_id.map_or(0, |id| id.index), domains: domains.len(), users };
+        Ok(Self { summary, parts })
     }
-    Ok(cluster)
-}
 
-/// The records of the file, in their order, without those that belong to the old cluster's nodes.
-fn parts(path: &Path) -> Result<Vec<Vec<(Key, Blob)>>, BackupError> {
-    let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
-    let file = SnapshotFile { path: path.to_owned() };
-    let read = file.read(|key, record| {
-        let key: Key = codec::decode("key", key).map_err(io::Error::other)?;
-        if key.is_of_nodes() {
-            return Ok(());
+    /// Makes `options.directory`, which must hold no node, the first node of a new cluster with what is in the backup.
+    pub async fn restore(self, options: OpenOptions) -> Result<Cluster, BackupError> {
+        Cluster::init(&options)?;
+        let cluster = Cluster::open(options).await?;
+        for records in self.parts {
+            let proposed = cluster.propose(Command::Restore { records }).await;
+            let failed = match proposed.map(|applied| applied.outcome) {
+                Ok(Outcome::Refused(refusal)) => BackupError::Refused(refusal),
+                Ok(_) => continue,
+                Err(error) => BackupError::Propose(error),
+            };
+            cluster.shutdown().await;
+            return Err(failed);
         }
-        bytes += record.len();
-        part.push((key, Blob(record.to_vec())));
-        if bytes >= PART_MAX_BYTES {
-            parts.push(std::mem::take(&mut part));
-            bytes = 0;
-        }
-        Ok(())
-    });
-    read.map_err(|error| damaged(path, error))?;
-    parts.push(part);
-    Ok(parts)
-}
-
-fn damaged(path: &Path, error: io::Error) -> BackupError {
-    BackupError::Damaged(path.display().to_string(), error)
+        Ok(cluster)
+    }
 }
 
 /// Copies a backup to a place where nothing may be yet; on disk, whole and readable by its owner alone when it returns.
@@ -109,12 +113,19 @@ pub fn keep(mut backup: impl io::Read, path: &Path) -> io::Result<u64> {
     if path.exists() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    let bytes = io::copy(&mut backup, &mut file)?;
-    file.flush()?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()?;
-    Ok(bytes)
+    let mut write = || {
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let bytes = io::copy(&mut backup, &mut file)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, path)?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent)?.sync_all()?;
+        Ok(bytes)
+    };
+    let written: io::Result<u64> = write();
+    if written.is_err() {
+        // It may never have been there.
+        std::fs::remove_file(&beside).ok();
+    }
+    written
 }

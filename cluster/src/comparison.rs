@@ -19,20 +19,17 @@ pub(crate) fn deviation(
 }
 
 fn deviates(own: &StateHash, others: &BTreeMap<u64, Vec<StateHash>>, members: usize, leader: Option<u64>) -> bool {
-    let mut votes: BTreeMap<(u64, u64), usize> = BTreeMap::from([((own.records, own.sum), 1)]);
+    let mut votes: BTreeMap<&StateHash, usize> = BTreeMap::from([(own, 1)]);
     let mut of_leader = None;
     for (node, hashes) in others {
         let Some(hash) = hashes.iter().find(|hash| hash.index == own.index) else { continue };
-        *votes.entry((hash.records, hash.sum)).or_default() += 1;
+        *votes.entry(hash).or_default() += 1;
         if leader == Some(*node) {
             of_leader = Some(hash);
         }
     }
-    let majority = votes.iter().find(|(_, count)| **count > members / 2).map(|(hash, _)| *hash);
-    match majority {
-        Some(most) => most != (own.records, own.sum),
-        None => of_leader.is_some_and(|hash| hash != own),
-    }
+    let majority = votes.into_iter().find(|(_, count)| *count > members / 2).map(|(hash, _)| hash);
+    majority.or(of_leader).is_some_and(|right| right != own)
 }
 
 #[cfg(test)]

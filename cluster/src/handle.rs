@@ -24,7 +24,7 @@ use crate::proposer::{LEADER_PATIENCE, Proposer};
 use crate::pulse::{Standing, Standings};
 use crate::raft::Raft;
 use crate::settlement::Settlement;
-use crate::state::State;
+use crate::state::{NodeView, State};
 use crate::store::identity::Home;
 use crate::store::keeper::Keeper;
 use crate::store::machine::Replica;
@@ -181,6 +181,12 @@ impl Cluster {
     /// Under which this node owns mail, as far as it knows; 0 = it never did.
     pub fn owner_epoch(&self) -> u64 {
         self.read(|state| state.ownership(self.inner.node)).epoch
+    }
+
+    /// The other nodes that own mail, as far as this one knows.
+    pub fn other_owners(&self) -> Vec<NodeView> {
+        let nodes = self.read(State::nodes).into_iter();
+        nodes.filter(|node| node.ownership.up && node.id != self.inner.node).collect()
     }
 
     /// This life of the process; grows with each [`Cluster::open`].

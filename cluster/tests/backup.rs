@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use outgate_cluster::backup::{self, BackupError};
+use outgate_cluster::backup::{self, Backup, BackupError};
 use outgate_cluster::command::Subject;
 use outgate_cluster::state::Key;
 use outgate_cluster::{Actor, AdmissionVerdict, Cluster, Command, OpenOptions, Outcome, Refusal, Wish};
@@ -50,12 +50,10 @@ async fn a_restored_cluster_is_another_one_with_the_same_users_windows_and_locks
     let bytes = backup::keep(old.backup().await.unwrap(), &path).unwrap();
     assert_eq!(bytes, path.metadata().unwrap().len());
     assert!(backup::keep(old.backup().await.unwrap(), &path).is_err(), "nothing is overwritten");
-    assert_eq!(backup::verify(&path).unwrap().users, 2_000);
+    assert_eq!(Backup::read(&path).unwrap().summary.users, 2_000);
     let new = options(&base.path().join("new"));
-    let restored = backup::restore(&path, new.clone()).await.unwrap();
+    let restored = Backup::read(&path).unwrap().restore(new.clone()).await.unwrap();
     assert_eq!(of_users(&restored), of_users(&old));
-    let again = restored.propose(Command::Restore { records: Vec::new() }).await.unwrap().outcome;
-    assert_eq!(again, Outcome::Done);
     let locked = restored.admit(admit(&restored, users[7], Wish::Accept)).await.unwrap();
     assert!(matches!(locked.outcome.verdict, AdmissionVerdict::Locked { .. }));
     let more = restored.admit(admit(&restored, users[0], Wish::Accept)).await.unwrap();
@@ -69,12 +67,12 @@ async fn a_restored_cluster_is_another_one_with_the_same_users_windows_and_locks
     assert_eq!(restored.propose(over).await.unwrap().outcome, Outcome::Refused(Refusal::NotNew));
     restored.shutdown().await;
     old.shutdown().await;
-    let taken = backup::restore(&path, options(&base.path().join("old"))).await.err().unwrap();
+    let taken = Backup::read(&path).unwrap().restore(options(&base.path().join("old"))).await.err().unwrap();
     assert!(matches!(taken, BackupError::Open(_)), "{taken}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flipped_bit_or_a_cut_makes_nothing() {
+async fn a_flipped_bit_or_a_cut_is_refused() {
     let base = tempfile::tempdir().unwrap();
     let old = options(&base.path().join("old"));
     Cluster::init(&old).unwrap();
@@ -87,11 +85,10 @@ async fn a_flipped_bit_or_a_cut_makes_nothing() {
         let mut broken = whole.clone();
         broken[at] ^= 0x10;
         std::fs::write(&path, &broken).unwrap();
-        let refused = backup::restore(&path, options(&base.path().join("new"))).await.err().unwrap();
+        let refused = Backup::read(&path).err().unwrap();
         assert!(matches!(refused, BackupError::Damaged(..)), "octet {at}: {refused}");
     }
     std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
-    assert!(backup::restore(&path, options(&base.path().join("new"))).await.is_err());
-    assert!(!base.path().join("new").exists(), "a refused backup makes no directory");
+    assert!(Backup::read(&path).is_err());
     old.shutdown().await;
 }

@@ -302,7 +302,7 @@ async fn come_up(node: &Cluster) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_lease_is_lost_before_the_others_are_told_and_only_comes_back_with_a_new_epoch() {
+async fn a_silent_node_is_declared_down_after_a_lease_and_owns_nothing_until_it_comes_up_anew() {
     let mut three = Three::start().await;
     assert!(three.running().all(|node| !node.holds_lease()), "nobody owns mail yet");
     for id in 1..=3 {

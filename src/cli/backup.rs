@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use outgate_cluster::OpenOptions;
-use outgate_cluster::backup::{self, BackupError, Summary};
+use outgate_cluster::backup::{self, Backup, BackupError, Summary};
 
 use super::Outcome;
 use super::client::{Client, block_on};
@@ -45,7 +45,7 @@ enum Verb {
 pub(super) fn execute(args: Args) -> Outcome {
     match args.verb {
         Verb::Create { file, socket } => create(&file, socket),
-        Verb::Verify { file } => print(&told(&file, backup::verify(&file).map_err(|error| refused(&error))?)),
+        Verb::Verify { file } => print(&told(&file, read(&file)?.summary)),
         Verb::Restore { file, node } => restore(&file, &node),
     }
 }
@@ -55,34 +55,40 @@ fn create(path: &Path, socket: PathBuf) -> Outcome {
     if path.exists() {
         return Err(cannot(io::ErrorKind::AlreadyExists.into()));
     }
-    let bytes = block_on(async { Client::new(socket).download_within("/backup", PATIENCE).await })?;
-    backup::keep(bytes.as_ref(), path).map_err(cannot)?;
+    let answer = block_on(async { Client::new(socket).fetch_within("/backup", PATIENCE).await })?;
+    backup::keep(answer.body().as_ref(), path).map_err(cannot)?;
     // What was written is what can be read.
-    print(&told(path, backup::verify(path).map_err(|error| refused(&error))?))
+    print(&told(path, read(path)?.summary))
 }
 
 fn restore(path: &Path, node: &NewNode) -> Outcome {
-    let found = backup::verify(path).map_err(|error| refused(&error))?;
-    let advertise = node.check()?;
+    let (backup, advertise) = (read(path)?, node.check()?);
+    let summary = backup.summary;
     init::make_directory(node.data())?;
     let options = OpenOptions { advertise: Some(advertise.clone()), ..init::cluster_options(node.data()) };
     let tokens = block_on(async {
-        let cluster = backup::restore(path, options).await.map_err(|error| refused(&error))?;
+        let cluster = backup.restore(options).await.map_err(|error| not_restored(&error, node.data()))?;
         let tokens = init::tokens_of(&cluster).await;
         cluster.shutdown().await;
         tokens
     })?;
-    print(&told(path, found))?;
+    print(&told(path, summary))?;
     node.finish(&advertise, &tokens)
+}
+
+fn read(path: &Path) -> Result<Backup, Failure> {
+    Backup::read(path).map_err(Failure::wrong)
 }
 
 fn told(path: &Path, Summary { index, domains, users }: Summary) -> String {
     format!("{}: {domains} domains, {users} users, up to log entry {index}\n", path.display())
 }
 
-fn refused(error: &BackupError) -> Failure {
+fn not_restored(error: &BackupError, data: &Path) -> Failure {
     match error {
         BackupError::Damaged(..) | BackupError::Open(_) => Failure::wrong(error),
-        BackupError::Propose(_) | BackupError::Refused(_) | BackupError::Io(_) => Failure::failed(error),
+        BackupError::Propose(_) | BackupError::Refused(_) | BackupError::Io(_) => {
+            Failure::failed(format!("{error}: {} is half made, remove it and try again", data.display()))
+        }
     }
 }

@@ -102,15 +102,14 @@ impl Client {
         self.fetch(path).await.map(Response::into_body)
     }
 
-    /// Bytes that may take their time.
-    pub(super) async fn download_within(&self, path: &str, patience: Duration) -> Result<Bytes, Failure> {
-        let answer = self.send(Method::GET, path, Bytes::new(), "application/json", patience).await?;
-        if answer.status().is_success() { Ok(answer.into_body()) } else { Err(refused(answer.status(), answer.body())) }
-    }
-
     /// The same with its headers.
     pub(super) async fn fetch(&self, path: &str) -> Result<Response<Bytes>, Failure> {
-        let answer = self.send(Method::GET, path, Bytes::new(), "application/json", ANSWER_TIMEOUT).await?;
+        self.fetch_within(path, ANSWER_TIMEOUT).await
+    }
+
+    /// The same where it may take its time.
+    pub(super) async fn fetch_within(&self, path: &str, patience: Duration) -> Result<Response<Bytes>, Failure> {
+        let answer = self.send(Method::GET, path, Bytes::new(), "application/json", patience).await?;
         if answer.status().is_success() { Ok(answer) } else { Err(refused(answer.status(), answer.body())) }
     }
 

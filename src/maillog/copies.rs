@@ -1,5 +1,6 @@
 //! Copies of other nodes' logs: their segments, byte for byte, under `of-<node>/`.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
@@ -8,14 +9,11 @@ use std::path::Path;
 use super::segment::{Directory, SegmentName};
 use super::{Maillog, Query, Record, search};
 
-/// A segment, by the time of its first record, and its length.
-pub(crate) type Length = (u64, u64);
-
 impl Maillog {
-    /// How long the segments of this node's own log are, oldest first.
-    pub(crate) async fn lengths(&self) -> io::Result<Vec<Length>> {
+    /// How long the segments of this node's own log are, from the one that is named `since` on.
+    pub(crate) async fn lengths(&self, since: u64) -> io::Result<BTreeMap<u64, u64>> {
         let directory = self.directory.clone();
-        blocking(move || directory.lengths()).await
+        blocking(move || directory.lengths(SegmentName(since))).await
     }
 
     /// Bytes of an own segment, at most `count`.
@@ -31,9 +29,9 @@ impl Maillog {
     }
 
     /// How long the segments are that are kept of `node`'s log.
-    pub(crate) async fn copy_lengths(&self, node: u64) -> io::Result<Vec<Length>> {
+    pub(crate) async fn copy_lengths(&self, node: u64) -> io::Result<BTreeMap<u64, u64>> {
         let directory = self.copy_of(node);
-        blocking(move || if directory.exists() { directory.lengths() } else { Ok(Vec::new()) }).await
+        blocking(move || if directory.exists() { directory.lengths(SegmentName(0)) } else { Ok(BTreeMap::new()) }).await
     }
 
     /// Keeps bytes of a segment of `node`; what was there from `offset` on is replaced. On disk when it returns.
@@ -90,9 +88,9 @@ mod tests {
         maillog.keep_at(7, now, 5, b" second".to_vec()).await.unwrap();
         assert!(maillog.keep_at(7, now, 99, b"far".to_vec()).await.is_err());
         maillog.keep_at(7, now, 5, b" third".to_vec()).await.unwrap();
-        assert_eq!(maillog.copy_lengths(7).await.unwrap(), [(now, 11)]);
+        assert_eq!(maillog.copy_lengths(7).await.unwrap(), BTreeMap::from([(now, 11)]));
         let path = base.path().join(format!("of-7/{now:015}.log"));
         assert_eq!(std::fs::read(path).unwrap(), b"first third");
-        assert!(maillog.lengths().await.unwrap().iter().all(|(segment, _)| *segment != now), "it is not our own");
+        assert!(maillog.lengths(0).await.unwrap().is_empty(), "it is not our own");
     }
 }

@@ -3,6 +3,7 @@
 //! A line is the CRC-32 of the JSON text in eight hex digits, a space, the JSON text, a line feed. A line whose
 //! checksum is wrong was torn by a crash, or damaged: it is passed over alone.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -51,10 +52,10 @@ impl Directory {
         File::open(&self.0)?.sync_all()
     }
 
-    /// Names and lengths of all segments, oldest first.
-    pub(super) fn lengths(&self) -> io::Result<Vec<(u64, u64)>> {
-        let lengths = self.segments()?.into_iter().map(|name| Ok((name.0, fs::metadata(self.path(name))?.len())));
-        lengths.collect()
+    /// The lengths of the segments from `since` on, by their names.
+    pub(super) fn lengths(&self, since: SegmentName) -> io::Result<BTreeMap<u64, u64>> {
+        let names = self.segments()?.into_iter().filter(|name| *name >= since);
+        names.map(|name| Ok((name.0, fs::metadata(self.path(name))?.len()))).collect()
     }
 
     /// Oldest first; other files are left alone.

@@ -161,9 +161,7 @@ impl Mirrors {
     }
 
     pub(super) fn others(&self) -> Vec<u64> {
-        let here = self.cluster.node_id();
-        let nodes = self.cluster.read(|state| state.nodes()).into_iter();
-        nodes.filter(|node| node.id != here && node.ownership.up).map(|node| node.id).collect()
+        self.cluster.other_owners().into_iter().map(|node| node.id).collect()
     }
 }
 

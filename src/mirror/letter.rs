@@ -1,5 +1,7 @@
 //! What nodes ask each other about mail. Append-only like commands: bincode writes the position of a variant.
 
+use std::collections::BTreeMap;
+
 use bincode::Options;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -111,8 +113,8 @@ pub(super) enum Answer {
     /// With whether it is known to be accepted; as many as fit.
     Inventory(Vec<(Id, bool)>),
     Ids(Vec<Id>),
-    /// Of segments of a log.
-    Lengths(Vec<(u64, u64)>),
+    /// Of the segments of a log, by their names.
+    Lengths(BTreeMap<u64, u64>),
     /// As JSON.
     Records(Bytes),
 }

@@ -110,7 +110,9 @@ impl Mirrors {
     }
 
     async fn ship(&self, node: u64, shipped: &mut BTreeMap<u64, u64>) -> Result<(), String> {
-        for (segment, length) in self.maillog.lengths().await.map_err(|error| error.to_string())? {
+        // A segment that has a successor grows no more: behind the first round only the newest is looked at.
+        let since = shipped.keys().next().copied().unwrap_or(0);
+        for (segment, length) in self.maillog.lengths(since).await.map_err(|error| error.to_string())? {
             let mut offset = shipped.get(&segment).copied().unwrap_or(0);
             if offset > length {
                 // What could not be written whole was cut off.
@@ -129,12 +131,15 @@ impl Mirrors {
                 offset = next;
             }
         }
+        while shipped.len() > 1 {
+            shipped.pop_first();
+        }
         Ok(())
     }
 
     async fn shipped_to(&self, node: u64) -> Result<BTreeMap<u64, u64>, String> {
         match self.ask(node, &Question::Log(LogQuestion::Lengths), SHIP_TIMEOUT).await? {
-            Answer::Lengths(lengths) => Ok(lengths.into_iter().collect()),
+            Answer::Lengths(lengths) => Ok(lengths),
             Answer::Refused(why) => Err(why),
             Answer::Done | Answer::Inventory(_) | Answer::Ids(_) | Answer::Records(_) => Err(super::beside()),
         }

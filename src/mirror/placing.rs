@@ -76,9 +76,7 @@ impl Mirrors {
     /// Other nodes that own mail, in the order in which they are to be asked for this message: those that were heard of late
     /// and are to stay first, among equals by rendezvous hash.
     pub(super) fn candidates(&self, id: MessageId) -> Vec<u64> {
-        let here = self.cluster.node_id();
-        let nodes = self.cluster.read(|state| state.nodes());
-        let others = nodes.into_iter().filter(|node| node.id != here && node.ownership.up);
+        let others = self.cluster.other_owners().into_iter();
         let mut ranked: Vec<_> = others
             .map(|node| {
                 let silent_ms = self.cluster.standing(node.id).map_or(u64::MAX, |(_, silent_ms)| silent_ms);

@@ -1,19 +1,18 @@
 //! Three machines on a network whose cables are pulled: real MTAs find the nodes that are left by one name.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::peers::{POSTFIX_MASTER, Running, run_with_input};
 use crate::support::client::letter;
 use crate::support::cluster::TestCluster;
+use crate::support::exim::Exim;
 use crate::support::net::{self, Net};
 use crate::support::node::{PASSWORD, TestNode, outgate};
-use crate::support::peer;
+use crate::support::peer::{self, Running};
+use crate::support::postfix::Postfix;
 use crate::support::sink::Sink;
 use crate::support::{wait_at_most, wait_for};
 
@@ -23,14 +22,6 @@ const BOB: &str = "bob@example.net";
 const MTA: usize = 4;
 const PER_FAULT: usize = 30;
 const PATIENCE: Duration = Duration::from_secs(90);
-
-fn arrived(sink: &Sink) -> BTreeMap<String, usize> {
-    let mut arrived = BTreeMap::new();
-    for subject in sink.captured().iter().filter_map(|mail| mail.header("Subject")) {
-        *arrived.entry(subject).or_default() += 1;
-    }
-    arrived
-}
 
 /// A name server on the MTA's machine that knows one name with three addresses, and the file that makes it the resolver.
 struct Names {
@@ -46,7 +37,7 @@ impl Names {
         fs::create_dir_all(&folder).unwrap();
         fs::write(format!("{folder}/resolv.conf"), "nameserver 127.0.0.1\noptions timeout:1\n").unwrap();
         let hosts = (1..=3).map(|machine| format!("--host-record=filter.test,{}", net.address(machine)));
-        let server = net::command(&namespace, dnsmasq.to_str().unwrap())
+        let server = net::command(Some(&namespace), dnsmasq.to_str().unwrap())
             .args(["--no-daemon", "--no-resolv", "--no-hosts", "--listen-address=127.0.0.1", "--bind-interfaces"])
             .args(["--conf-file=/dev/null", "--user=root", "--local=/test/", "--local-ttl=1", "--pid-file="])
             .args(hosts)
@@ -84,7 +75,7 @@ fn survive(net: &Net, sink: &Sink, cluster: &mut TestCluster, send: &dyn Fn(&str
         let began = Instant::now();
         wait_at_most(PATIENCE, &format!("every message while one node is {fault}"), || {
             flush();
-            (arrived(sink).len() == sent).then_some(())
+            (sink.subjects().len() == sent).then_some(())
         });
         println!("{fault}: all there {:?} after the last", began.elapsed());
         match fault {
@@ -94,13 +85,12 @@ fn survive(net: &Net, sink: &Sink, cluster: &mut TestCluster, send: &dyn Fn(&str
         }
         cluster.nodes.iter_mut().for_each(|node| node.wait_until_ready());
     }
-    let repeated: usize = arrived(sink).values().map(|count| count - 1).sum();
-    assert!(repeated <= PER_FAULT, "{repeated} messages came again: {:?}", arrived(sink));
+    assert!(sink.repeated() <= PER_FAULT, "{} messages came again: {:?}", sink.repeated(), sink.subjects());
     let used = cluster.nodes[0].json(&["user", "show", ALICE])["windows"][1]["used"].as_u64().unwrap();
     assert!(used >= sent as u64, "{used} charged of {sent}");
     cluster.nodes[1].ok(&["user", "set", ALICE, &format!("limit_per_hour={}", used + 5)]);
     (0..8).for_each(|number| send(&format!("limit {number}")));
-    let of_limit = || arrived(sink).keys().filter(|subject| subject.starts_with("limit")).count();
+    let of_limit = || sink.subjects().keys().filter(|subject| subject.starts_with("limit")).count();
     wait_at_most(PATIENCE, "what the limit lets pass", || {
         flush();
         (of_limit() == 5).then_some(())
@@ -110,99 +100,40 @@ fn survive(net: &Net, sink: &Sink, cluster: &mut TestCluster, send: &dyn Fn(&str
     assert_eq!(of_limit(), 5, "the limit holds");
 }
 
+/// Postfix waits for minutes by default, also for a node that it will never hear of again.
+const IMPATIENT: &str = "minimal_backoff_time = 1s\nmaximal_backoff_time = 2s\nqueue_run_delay = 1s\nsmtp_connect_timeout = 3s\n\
+    smtp_helo_timeout = 5s\nsmtp_mail_timeout = 5s\nsmtp_rcpt_timeout = 5s\nsmtp_data_init_timeout = 5s\nsmtp_data_xfer_timeout = 5s\n\
+    smtp_data_done_timeout = 10s\nsmtp_starttls_timeout = 5s\nsmtp_quit_timeout = 2s\n\
+    smtp_destination_concurrency_failed_cohort_limit = 1000\n";
+
+fn mail(subject: &str) -> String {
+    letter(ALICE, BOB, subject, "hello").replace("\r\n", "\n")
+}
+
 #[test]
 fn postfix_finds_the_nodes_that_are_left() {
-    let Some(postfix) = peer::find("postfix") else { return };
     let Some(net) = Net::new(MTA) else { return };
     let Some(_names) = Names::start(&net) else { return };
     let sink = Sink::start_at(&format!("{}:0", net.address(254)));
     let mut cluster = TestCluster::over(&net, &sink);
-    let folder = tempfile::tempdir().unwrap();
-    let base = folder.path().join("postfix");
-    for part in ["conf", "spool", "data"] {
-        fs::create_dir_all(base.join(part)).unwrap();
-    }
-    let text = format!(
-        "compatibility_level = 3.6\nqueue_directory = {base}/spool\ndata_directory = {base}/data\nmyhostname = client.test\nmydestination =\n\
-         maillog_file = {base}/log\nmaillog_file_prefixes = {base}\ninet_interfaces = loopback-only\ninet_protocols = ipv4\nrelayhost = [filter.test]:587\n\
-         smtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = texthash:{base}/conf/sasl\nsmtp_sasl_security_options = noanonymous\n\
-         smtp_sasl_tls_security_options = noanonymous\nsmtp_tls_security_level = encrypt\nalias_maps =\nlocal_transport = error:none\n\
-         minimal_backoff_time = 1s\nmaximal_backoff_time = 2s\nqueue_run_delay = 1s\nsmtp_connect_timeout = 3s\nsmtp_helo_timeout = 5s\n\
-         smtp_mail_timeout = 5s\nsmtp_rcpt_timeout = 5s\nsmtp_data_init_timeout = 5s\nsmtp_data_xfer_timeout = 5s\nsmtp_data_done_timeout = 10s\n\
-         smtp_starttls_timeout = 5s\nsmtp_quit_timeout = 2s\nsmtp_destination_concurrency_failed_cohort_limit = 1000\n",
-        base = base.display()
-    );
-    fs::write(base.join("conf/main.cf"), text).unwrap();
-    fs::write(base.join("conf/sasl"), format!("[filter.test]:587 {ALICE}:{PASSWORD}\n")).unwrap();
-    fs::write(base.join("conf/master.cf"), POSTFIX_MASTER).unwrap();
-    if !Command::new("chown").args(["-R", "postfix"]).arg(base.join("data")).status().unwrap().success() {
-        println!("skipped: only root can run a Postfix");
-        return;
-    }
-    Command::new("chmod").args(["-R", "a+rX"]).arg(folder.path()).status().unwrap();
-    let conf = base.join("conf").display().to_string();
-    let checked = Command::new(postfix).args(["-c", &conf, "check"]).output().unwrap();
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
-    let master = net::command(&net.namespace(MTA), "/usr/lib/postfix/sbin/master")
-        .args(["-c", &conf, "-s", "-d"])
-        .env("MAIL_CONFIG", &conf)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let _running = Running(master);
-    let send = |subject: &str| {
-        let mut command = Command::new(peer::find("sendmail").unwrap());
-        command.args(["-C", &conf, "-f", ALICE, "-i", BOB]).env("MAIL_CONFIG", &conf);
-        run_with_input(&mut command, &letter(ALICE, BOB, subject, "hello").replace("\r\n", "\n"));
-    };
-    survive(&net, &sink, &mut cluster, &send, &|| {});
+    let (folder, machine, relay) = (tempfile::tempdir().unwrap(), net.namespace(MTA), "[filter.test]:587");
+    let logins = format!("{relay} {ALICE}:{PASSWORD}\n");
+    let Some(postfix) = Postfix::start(folder.path(), Some(&machine), relay, &logins, IMPATIENT) else { return };
+    survive(&net, &sink, &mut cluster, &|subject| postfix.send(ALICE, BOB, &mail(subject)), &|| {});
 }
 
 #[test]
 fn exim_finds_the_nodes_that_are_left() {
-    let Some(exim) = peer::find("exim4") else { return };
     let Some(net) = Net::new(MTA) else { return };
     let Some(_names) = Names::start(&net) else { return };
     let sink = Sink::start_at(&format!("{}:0", net.address(254)));
     let mut cluster = TestCluster::over(&net, &sink);
-    let folder = tempfile::tempdir().unwrap();
-    let base = folder.path().join("exim");
-    fs::create_dir_all(&base).unwrap();
-    if !Command::new("chown").args(["-R", "mail:mail"]).arg(&base).status().unwrap().success() {
-        println!("skipped: only root can run an Exim");
-        return;
-    }
-    Command::new("chmod").args(["-R", "a+rX"]).arg(folder.path()).status().unwrap();
-    let file = folder.path().join("exim.conf");
-    fs::write(&file, exim_configuration(&exim, &base)).unwrap();
-    Command::new("chmod").arg("644").arg(&file).status().unwrap();
-    let run = |arguments: &[&str]| {
-        let mut command = net::command(&net.namespace(MTA), exim.to_str().unwrap());
-        command.arg("-C").arg(&file).args(arguments);
-        command
-    };
-    // Left in the queue at first: many go over at once with the next run.
-    let send = |subject: &str| {
-        let text = letter(ALICE, BOB, subject, "hello").replace("\r\n", "\n");
-        run_with_input(&mut run(&["-odb", "-i", "-f", ALICE, BOB]), &text);
-    };
-    let flush = || {
-        run(&["-qf"]).output().unwrap();
-    };
-    survive(&net, &sink, &mut cluster, &send, &flush);
-}
-
-fn exim_configuration(exim: &Path, base: &Path) -> String {
-    format!(
-        "primary_hostname = client.test\nexim_path = {exim}\ndeliver_drop_privilege = true\nexim_user = mail\nexim_group = mail\nspool_directory = {base}/spool\nlog_file_path = {base}/%slog\ntls_advertise_hosts =\nkeep_environment =\ntrusted_users = root\n\
-         begin routers\nsmart:\n driver = manualroute\n transport = smarthost\n route_list = * filter.test byname\n self = send\n\
-         begin transports\nsmarthost:\n driver = smtp\n port = 587\n connect_timeout = 3s\n command_timeout = 5s\n data_timeout = 5s\n final_timeout = 10s\n hosts_require_auth = *\n hosts_require_tls = *\n tls_verify_certificates =\n\
-         begin authenticators\nplain:\n driver = plaintext\n public_name = PLAIN\n client_send = ^{ALICE}^{PASSWORD}\n\
-         begin retry\n* * F,1h,1s\n",
-        exim = exim.display(),
-        base = base.display()
-    )
+    let (folder, machine) = (tempfile::tempdir().unwrap(), net.namespace(MTA));
+    let logins = format!("{ALICE}: {PASSWORD}\n");
+    let Some(exim) = Exim::start(folder.path(), Some(&machine), "filter.test", 587, &logins) else { return };
+    // In the background, so that deliveries overlap.
+    let send = |subject: &str| exim.send(&["-odb"], ALICE, BOB, &mail(subject));
+    survive(&net, &sink, &mut cluster, &send, &|| exim.flush());
 }
 
 #[test]
@@ -222,7 +153,7 @@ fn a_minority_refuses_and_after_healing_all_states_are_equal() {
     // The machine's own clients are refused as well.
     let knock = || {
         let knock = format!("exec 3<>/dev/tcp/{}/587", net.address(lonely + 1));
-        net::command(&net.namespace(lonely + 1), "bash").args(["-c", &knock]).output().unwrap().status.success()
+        net::command(Some(&net.namespace(lonely + 1)), "bash").args(["-c", &knock]).output().unwrap().status.success()
     };
     wait_for("refused connections", || (!knock()).then_some(()));
     println!("the minority refuses after {:?}", cut.elapsed());

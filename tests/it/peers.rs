@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::support::exim::Exim;
 use crate::support::node::{PASSWORD, TestNode};
-use crate::support::peer;
+use crate::support::peer::{self, Running, run_with_input};
+use crate::support::postfix::Postfix;
 use crate::support::sink::{Captured, Sink};
 use crate::support::wait_at_most;
 
@@ -26,18 +28,6 @@ fn assert_arrived(sink: &Sink, count: usize) -> Captured {
     assert_eq!(mail.text().split_once("\r\n\r\n").unwrap().1, BODY, "{}", mail.text());
     assert_eq!(mail.header("X-Outgate-Username").as_deref(), Some(ALICE));
     mail
-}
-
-pub fn run_with_input(command: &mut Command, input: &str) {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}\n{}\n{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
 }
 
 #[test]
@@ -104,83 +94,11 @@ fn smtplib() {
     assert_arrived(&sink, 1);
 }
 
-/// A process that ends with the test.
-pub struct Running(pub Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-/// A Postfix of its own whose `relayhost` is the node.
-fn postfix(node: &TestNode) -> Option<(Running, PathBuf, String)> {
-    let postfix = peer::find("postfix")?;
-    let base = node.path().join("postfix");
-    for folder in ["conf", "spool", "data"] {
-        fs::create_dir_all(base.join(folder)).unwrap();
-    }
-    let conf = base.join("conf");
-    let (host, port) = (node.submission.ip(), node.submission.port());
-    fs::write(conf.join("sasl"), format!("{ALICE} {ALICE}:{PASSWORD}\n[{host}]:{port} bob@demo.test:{PASSWORD}\n"))
-        .unwrap();
-    fs::write(
-        conf.join("main.cf"),
-        format!(
-            "compatibility_level = 3.6\nqueue_directory = {base}/spool\ndata_directory = {base}/data\nmyhostname = client.test\nmydestination =\n\
-             maillog_file = {base}/log\nmaillog_file_prefixes = {base}\ninet_interfaces = loopback-only\ninet_protocols = ipv4\nrelayhost = [{host}]:{port}\n\
-             smtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = texthash:{base}/conf/sasl\nsmtp_sender_dependent_authentication = yes\nsmtp_sasl_security_options = noanonymous\n\
-             smtp_sasl_tls_security_options = noanonymous\nsmtp_tls_security_level = encrypt\nalias_maps =\nlocal_transport = error:none\n",
-            base = base.display()
-        ),
-    )
-    .unwrap();
-    fs::write(conf.join("master.cf"), POSTFIX_MASTER).unwrap();
-    let own = Command::new("chown").args(["-R", "postfix"]).arg(base.join("data")).status().unwrap();
-    if !own.success() {
-        println!("skipped: only root can run a Postfix");
-        return None;
-    }
-    Command::new("chmod").args(["-R", "a+rX"]).arg(node.path()).status().unwrap();
-    let conf = conf.display().to_string();
-    let checked = Command::new(&postfix).args(["-c", &conf, "check"]).output().unwrap();
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
-    let child = Command::new("/usr/lib/postfix/sbin/master")
-        .args(["-c", &conf, "-s", "-d"])
-        .env("MAIL_CONFIG", &conf)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    Some((Running(child), base, conf))
-}
-
-pub const POSTFIX_MASTER: &str = "\
-pickup unix n - n 1 1 pickup
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 1 1 qmgr
-tlsmgr unix - - n 1000? 1 tlsmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-flush unix n - n 1000? 0 flush
-proxymap unix - - n - - proxymap
-smtp unix - - n - - smtp
-relay unix - - n - - smtp
-error unix - - n - - error
-retry unix - - n - - error
-discard unix - - n - - discard
-anvil unix - - n - 1 anvil
-scache unix - - n - 1 scache
-postlog unix-dgram n - n - 1 postlogd
-";
-
-fn sendmail(conf: &str, from: &str) -> Command {
-    let mut command = Command::new(peer::find("sendmail").unwrap());
-    command.args(["-C", conf, "-f", from, "-i", BOB]).env("MAIL_CONFIG", conf);
-    command
+/// A Postfix of its own whose `relayhost` is the node, with a login for each sender.
+fn postfix(node: &TestNode) -> Option<Postfix> {
+    let relay = format!("[{}]:{}", node.submission.ip(), node.submission.port());
+    let logins = format!("{ALICE} {ALICE}:{PASSWORD}\n{relay} bob@demo.test:{PASSWORD}\n");
+    Postfix::start(node.path(), None, &relay, &logins, "smtp_sender_dependent_authentication = yes\n")
 }
 
 #[test]
@@ -188,13 +106,13 @@ fn postfix_with_sender_dependent_login() {
     let sink = Sink::start();
     let node = TestNode::with_alice(&sink);
     node.ok(&["user", "add", "bob@demo.test", "--password", PASSWORD]);
-    let Some((_running, base, conf)) = postfix(&node) else { return };
-    run_with_input(&mut sendmail(&conf, ALICE), &letter());
-    let log = || fs::read_to_string(base.join("log")).unwrap_or_default();
+    let Some(postfix) = postfix(&node) else { return };
+    postfix.send(ALICE, BOB, &letter());
+    let log = || postfix.log();
     wait_at_most(Duration::from_secs(30), "status=sent", || log().contains("status=sent").then_some(()));
     let mail = assert_arrived(&sink, 1);
     assert_eq!(mail.reverse_path, ALICE);
-    run_with_input(&mut sendmail(&conf, "bob@demo.test"), &letter());
+    postfix.send("bob@demo.test", BOB, &letter());
     let second = sink.wait(2).pop().unwrap();
     assert_eq!(second.header("X-Outgate-Username").as_deref(), Some("bob@demo.test"), "{}", log());
 }
@@ -204,11 +122,11 @@ fn postfix_keeps_what_a_limit_defers() {
     let sink = Sink::start();
     let node = TestNode::with_alice(&sink);
     node.ok(&["user", "set", ALICE, "limit_per_hour=5"]);
-    let Some((_running, base, conf)) = postfix(&node) else { return };
+    let Some(postfix) = postfix(&node) else { return };
     for _ in 0..8 {
-        run_with_input(&mut sendmail(&conf, ALICE), &letter());
+        postfix.send(ALICE, BOB, &letter());
     }
-    let log = || fs::read_to_string(base.join("log")).unwrap_or_default();
+    let log = || postfix.log();
     wait_at_most(Duration::from_secs(60), "three deferrals", || {
         (log().matches("status=deferred").count() >= 3).then_some(())
     });
@@ -218,43 +136,14 @@ fn postfix_keeps_what_a_limit_defers() {
 
 #[test]
 fn exim_as_smarthost_client() {
-    let Some(exim) = peer::find("exim4") else { return };
     let sink = Sink::start();
     let node = TestNode::with_alice(&sink);
-    let base = node.path().join("exim");
-    fs::create_dir_all(&base).unwrap();
-    fs::write(base.join("passwd"), format!("{ALICE}: {PASSWORD}\n")).unwrap();
-    // Debian's Exim never delivers as root.
-    if !Command::new("chown").args(["-R", "mail:mail"]).arg(&base).status().unwrap().success() {
-        println!("skipped: only root can run an Exim");
-        return;
-    }
-    Command::new("chmod").args(["-R", "a+rX"]).arg(node.path()).status().unwrap();
-    let conf = exim_configuration(&exim, &base, node.submission);
-    let file = base.join("exim.conf");
-    fs::write(&file, conf).unwrap();
-    Command::new("chmod").arg("644").arg(&file).status().unwrap();
-    let mut command = Command::new(exim);
-    command.arg("-C").arg(&file).args(["-odf", "-i", "-f", ALICE, BOB]);
-    run_with_input(&mut command, &letter());
-    let log = || fs::read_to_string(base.join("mainlog")).unwrap_or_default();
-    wait_at_most(Duration::from_secs(30), "a delivery in Exim's log", || log().contains("=> bob@").then_some(()));
+    let (host, port) = (node.submission.ip().to_string(), node.submission.port());
+    let Some(exim) = Exim::start(node.path(), None, &host, port, &format!("{ALICE}: {PASSWORD}\n")) else { return };
+    exim.send(&["-odf"], ALICE, BOB, &letter());
+    wait_at_most(Duration::from_secs(30), "a delivery in Exim's log", || exim.log().contains("=> bob@").then_some(()));
     let mail = assert_arrived(&sink, 1);
     assert_eq!(mail.reverse_path, ALICE);
-}
-
-fn exim_configuration(exim: &Path, base: &Path, node: SocketAddr) -> String {
-    let base = base.display();
-    format!(
-        "primary_hostname = client.test\nexim_path = {exim}\ndeliver_drop_privilege = true\nexim_user = mail\nexim_group = mail\nspool_directory = {base}/spool\nlog_file_path = {base}/%slog\ntls_advertise_hosts =\nkeep_environment =\ntrusted_users = root\n\
-         begin routers\nsmart:\n driver = manualroute\n transport = smarthost\n route_list = * {host} byname\n self = send\n\
-         begin transports\nsmarthost:\n driver = smtp\n port = {port}\n hosts_require_auth = *\n hosts_require_tls = *\n tls_verify_certificates =\n\
-         begin authenticators\nplain:\n driver = plaintext\n public_name = PLAIN\n client_send = ^${{lookup{{$sender_address}}lsearch{{{base}/passwd}}{{$sender_address^$value}}}}\n\
-         begin retry\n* * F,1h,1m\n",
-        exim = exim.display(),
-        host = node.ip(),
-        port = node.port()
-    )
 }
 
 /// A next hop of another make: aiosmtpd, which keeps what it gets in files.

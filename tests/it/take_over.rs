@@ -1,10 +1,9 @@
 //! Two disks for every 250: what happens to the mail of a node that is gone, and when it is back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::TcpStream;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::support::client::{GTUBE, letter};
@@ -18,16 +17,6 @@ const BOB: &str = "bob@example.net";
 /// A node is declared down after six seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A next hop that takes nothing until it is told to.
-fn closed_sink() -> (Sink, Arc<AtomicBool>) {
-    let (sink, open) = (Sink::start(), Arc::new(AtomicBool::new(false)));
-    let is_open = Arc::clone(&open);
-    sink.script(move |verb| {
-        (verb.starts_with("MAIL") && !is_open.load(Ordering::Relaxed)).then(|| "451 4.3.0 later".to_owned())
-    });
-    (sink, open)
-}
-
 /// Subjects that were accepted.
 fn send(node: &TestNode, label: &str, count: usize) -> BTreeSet<String> {
     let mut client = node.login(ALICE);
@@ -35,15 +24,6 @@ fn send(node: &TestNode, label: &str, count: usize) -> BTreeSet<String> {
     subjects
         .inspect(|subject| assert_eq!(client.mail(ALICE, BOB, &letter(ALICE, BOB, subject, "hello")).code, 250))
         .collect()
-}
-
-/// How often each subject arrived.
-fn arrived(sink: &Sink) -> BTreeMap<String, usize> {
-    let mut arrived = BTreeMap::new();
-    for subject in sink.captured().iter().filter_map(|mail| mail.header("Subject")) {
-        *arrived.entry(subject).or_default() += 1;
-    }
-    arrived
 }
 
 fn submissions(node: &TestNode, subject: &str) -> usize {
@@ -60,12 +40,6 @@ fn log_bytes(node: &TestNode, directory: &str) -> u64 {
 
 fn queued(node: &TestNode) -> usize {
     node.json(&["queue", "list"]).as_array().unwrap().len()
-}
-
-fn retry_all(node: &TestNode) {
-    for message in node.json(&["queue", "list"]).as_array().unwrap() {
-        node.cli(&["queue", "retry", message["id"].as_str().unwrap()]);
-    }
 }
 
 fn metric(node: &TestNode, name: &str) -> u64 {
@@ -86,7 +60,7 @@ fn ownership(node: &TestNode, of: usize) -> (u64, bool) {
 
 #[test]
 fn mail_of_a_dead_node_is_delivered_once_by_its_mirrors_and_its_return_repeats_nothing() {
-    let (sink, open) = closed_sink();
+    let (sink, open) = Sink::closed();
     let mut cluster = TestCluster::with_alice(&sink);
     let victim = 1;
     let sent = send(&cluster.nodes[victim], "m", 30);
@@ -103,17 +77,17 @@ fn mail_of_a_dead_node_is_delivered_once_by_its_mirrors_and_its_return_repeats_n
         let taken: u64 = [0, 2].iter().map(|at| metric(&cluster.nodes[*at], "outgate_messages_taken_over_total")).sum();
         (taken == 30).then_some(())
     });
-    wait_at_most(PATIENCE, "every message", || (arrived(&sink).len() == 30).then_some(()));
+    wait_at_most(PATIENCE, "every message", || (sink.subjects().len() == 30).then_some(()));
     assert_eq!(ownership(&cluster.nodes[0], victim), (1, false));
     // Its log is read from its mirror.
     assert!([0, 2].iter().all(|at| logged(&cluster.nodes[*at]) == 30));
     cluster.nodes[victim].restart();
     assert_eq!(ownership(&cluster.nodes[0], victim), (2, true));
     assert_eq!(queued(&cluster.nodes[victim]), 0, "what others have taken over is theirs");
-    retry_all(&cluster.nodes[victim]);
+    cluster.nodes[victim].retry_all();
     send(&cluster.nodes[victim], "after", 3);
-    wait_for("mail of the node that is back", || (arrived(&sink).len() == 33).then_some(()));
-    let arrived = arrived(&sink);
+    wait_for("mail of the node that is back", || (sink.subjects().len() == 33).then_some(()));
+    let arrived = sink.subjects();
     assert!(sent.iter().all(|subject| arrived[subject] == 1), "{arrived:?}");
     for node in &cluster.nodes {
         assert_eq!(metric(node, "outgate_duplicates_total"), 0);
@@ -127,7 +101,7 @@ fn mail_of_a_dead_node_is_delivered_once_by_its_mirrors_and_its_return_repeats_n
 /// A node that only stood still for a while comes back in the same process and knows that its mail is gone.
 #[test]
 fn a_node_that_froze_delivers_nothing_that_others_have_taken_over() {
-    let (sink, open) = closed_sink();
+    let (sink, open) = Sink::closed();
     let cluster = TestCluster::with_alice(&sink);
     let victim = (cluster.leader() + 1) % 3;
     let sent = send(&cluster.nodes[victim], "m", 20);
@@ -135,7 +109,7 @@ fn a_node_that_froze_delivers_nothing_that_others_have_taken_over() {
     signal(&cluster.nodes[victim], "STOP");
     open.store(true, Ordering::Relaxed);
     let others: Vec<&TestNode> = (0..3).filter(|at| *at != victim).map(|at| &cluster.nodes[at]).collect();
-    wait_at_most(PATIENCE, "every message", || (arrived(&sink).len() == 20).then_some(()));
+    wait_at_most(PATIENCE, "every message", || (sink.subjects().len() == 20).then_some(()));
     assert!(others.iter().all(|node| queued(node) == 0));
     signal(&cluster.nodes[victim], "CONT");
     wait_at_most(PATIENCE, "the node to own mail again", || (ownership(others[0], victim) == (2, true)).then_some(()));
@@ -143,14 +117,14 @@ fn a_node_that_froze_delivers_nothing_that_others_have_taken_over() {
     assert_eq!(queued(&cluster.nodes[victim]), 0);
     assert_eq!(metric(&cluster.nodes[victim], "outgate_messages_yielded_total"), 20);
     let again = send(&cluster.nodes[victim], "after", 3);
-    wait_for("new mail", || again.iter().all(|subject| arrived(&sink).contains_key(subject)).then_some(()));
-    assert!(sent.iter().all(|subject| arrived(&sink)[subject] == 1), "{:?}", arrived(&sink));
+    wait_for("new mail", || again.iter().all(|subject| sink.subjects().contains_key(subject)).then_some(()));
+    assert!(sent.iter().all(|subject| sink.subjects()[subject] == 1), "{:?}", sink.subjects());
 }
 
 /// First the mirror is lost, later the owner: the copy was made again in between.
 #[test]
 fn a_message_outlives_first_its_mirror_and_then_its_owner() {
-    let (sink, open) = closed_sink();
+    let (sink, open) = Sink::closed();
     let mut cluster = TestCluster::with_alice(&sink);
     let owner = cluster.leader();
     let sent = send(&cluster.nodes[owner], "m", 30);
@@ -165,18 +139,18 @@ fn a_message_outlives_first_its_mirror_and_then_its_owner() {
     cluster.nodes[owner].kill();
     open.store(true, Ordering::Relaxed);
     wait_at_most(PATIENCE, "every message", || {
-        retry_all(&cluster.nodes[first]);
-        retry_all(&cluster.nodes[second]);
-        (arrived(&sink).len() == 30).then_some(())
+        cluster.nodes[first].retry_all();
+        cluster.nodes[second].retry_all();
+        (sink.subjects().len() == 30).then_some(())
     });
-    assert!(sent.iter().all(|subject| arrived(&sink)[subject] == 1), "{:?}", arrived(&sink));
+    assert!(sent.iter().all(|subject| sink.subjects()[subject] == 1), "{:?}", sink.subjects());
     cluster.nodes[owner].restart();
     assert_eq!(queued(&cluster.nodes[owner]), 0);
 }
 
 #[test]
 fn large_messages_are_mirrored_in_parts_and_arrive_as_they_were() {
-    let (sink, open) = closed_sink();
+    let (sink, open) = Sink::closed();
     let mut cluster = TestCluster::with_alice(&sink);
     let line = "0123456789abcdefghijklmnopqrstuvwxyz".repeat(2) + "\r\n";
     let text: String = (0..80_000).map(|number| format!("{number} {line}")).collect();
@@ -184,7 +158,7 @@ fn large_messages_are_mirrored_in_parts_and_arrive_as_they_were() {
     assert_eq!(cluster.nodes[0].login(ALICE).mail(ALICE, BOB, &mail).code, 250);
     cluster.nodes[0].kill();
     open.store(true, Ordering::Relaxed);
-    wait_at_most(PATIENCE, "the message", || (arrived(&sink).len() == 1).then_some(()));
+    wait_at_most(PATIENCE, "the message", || (sink.subjects().len() == 1).then_some(()));
     assert!(sink.captured()[0].text().contains(&text), "the text is another");
 }
 

@@ -155,8 +155,8 @@ impl State {
             Command::NodeSet { node, address, draining } => self.node_set(node, address, draining),
             Command::NodeRemove { node, actor: _ } => self.node_remove(node),
             Command::NodeDown { node, owner_epoch } => self.node_down(node, owner_epoch),
-            Command::Restore { records } => self.take_in(records),
             Command::NodeUp { node, owner_epoch } => self.node_up(node, owner_epoch),
+            Command::Restore { records } => self.take_in(records),
         }
     }
 

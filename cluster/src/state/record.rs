@@ -195,7 +195,7 @@ impl State {
         Ok(())
     }
 
-    /// Takes records of a backup into a state that has none under their keys; time and numbers go on from the later.
+    /// Takes records of a backup into a state that has none under their keys; time goes on from the later.
     pub(super) fn take_in(&mut self, records: Vec<(Key, Blob)>) -> Result<Outcome, Refusal> {
         let fits =
             |key: &Key| matches!(key, Key::Clock | Key::Defaults) || !key.is_of_nodes() && self.record(key).is_none();

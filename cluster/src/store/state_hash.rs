@@ -18,7 +18,7 @@ use crate::store::machine::Change;
 /// Hashes that are remembered and told: others may be behind.
 const REMEMBERED_MAX: usize = 8;
 
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct StateHash {
     pub index: u64,
     pub records: u64,

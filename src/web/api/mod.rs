@@ -57,10 +57,13 @@ pub(super) fn router(parts: Parts) -> Router {
         .merge(dkim::routes())
         .merge(blocks::routes())
         .merge(why::routes())
-        .merge(backup::routes())
         .layer(from_fn_with_state(parts.clone(), after_barrier));
-    let of_this_node =
-        Router::new().merge(cluster::routes()).merge(queue::routes()).merge(quarantine::routes()).merge(log::routes());
+    let of_this_node = Router::new()
+        .merge(cluster::routes())
+        .merge(queue::routes())
+        .merge(quarantine::routes())
+        .merge(log::routes())
+        .merge(backup::routes());
     let resources = of_the_cluster.merge(of_this_node).layer(DefaultBodyLimit::max(BODY_MAX)).merge(import::routes());
     Router::new().nest("/api/v1", resources).fallback(no_such_resource).with_state(parts)
 }

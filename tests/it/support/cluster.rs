@@ -57,7 +57,7 @@ impl TestCluster {
                 let token = first.json(&["cluster", "token"])["token"].as_str().unwrap().to_owned();
                 words = vec!["join".to_owned(), format!("{}:7587", net.address(1)), "--token".to_owned(), token];
             }
-            let mut command = net::command(&net.namespace(machine), env!("CARGO_BIN_EXE_outgate"));
+            let mut command = net::command(node.within.as_deref(), env!("CARGO_BIN_EXE_outgate"));
             let output = command.args(words).args(own).output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             node.restart();

@@ -5,9 +5,11 @@ pub mod cluster;
 #[path = "../../../cluster/tests/support/disk.rs"]
 pub mod disk;
 pub mod dns;
+pub mod exim;
 pub mod net;
 pub mod node;
 pub mod peer;
+pub mod postfix;
 pub mod sink;
 
 use std::time::{Duration, Instant};

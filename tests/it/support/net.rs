@@ -14,8 +14,9 @@ pub struct Net {
     machines: usize,
 }
 
-/// Runs `program` on the machine.
-pub fn command(namespace: &str, program: &str) -> Command {
+/// `program` on the machine of that namespace, or on this one.
+pub fn command(namespace: Option<&str>, program: &str) -> Command {
+    let Some(namespace) = namespace else { return Command::new(program) };
     let mut command = Command::new("ip");
     command.args(["netns", "exec", namespace, program]);
     command

@@ -88,10 +88,7 @@ impl TestNode {
     pub fn spawn(&mut self) {
         self.stop();
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = match &self.within {
-            Some(namespace) => super::net::command(namespace, env!("CARGO_BIN_EXE_outgate")),
-            None => Command::new(env!("CARGO_BIN_EXE_outgate")),
-        };
+        let mut command = super::net::command(self.within.as_deref(), env!("CARGO_BIN_EXE_outgate"));
         command
             .args(["run", "--config"])
             .arg(&self.config)
@@ -182,6 +179,15 @@ impl TestNode {
         self.process.as_ref()?;
         let output = self.cli(&["cluster", "status", "--output", "json"]);
         output.status.success().then(|| serde_json::from_slice(&output.stdout).ok())?
+    }
+
+    /// Attempts everything in the queue now; nothing where the node does not run.
+    pub fn retry_all(&self) {
+        let list = self.cli(&["queue", "list", "--output", "json"]);
+        let Ok(Value::Array(queued)) = serde_json::from_slice(&list.stdout) else { return };
+        for message in queued {
+            self.cli(&["queue", "retry", message["id"].as_str().unwrap()]);
+        }
     }
 
     pub fn lock_of(&self, login: &str) -> Value {

@@ -1,6 +1,7 @@
 //! Programs of other people that the tests talk to.
 
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 
 /// Where a peer is installed; `None`, said aloud, where it is not. With `CI` set that is a failure.
 pub fn find(name: &str) -> Option<PathBuf> {
@@ -21,7 +22,7 @@ pub fn find(name: &str) -> Option<PathBuf> {
 pub fn python(modules: &[&str]) -> Option<PathBuf> {
     let python = find("python3")?;
     let import = format!("import {}", modules.join(", "));
-    let works = std::process::Command::new(&python).args(["-c", &import]).output().unwrap().status.success();
+    let works = Command::new(&python).args(["-c", &import]).output().unwrap().status.success();
     if !works {
         assert!(std::env::var_os("CI").is_none(), "python3 lacks one of {modules:?}");
         println!("skipped: python3 lacks one of {modules:?}");
@@ -35,4 +36,27 @@ pub fn faketime() -> Option<String> {
     let folders = std::fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
     let library = folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
     Some(library.expect("faketime without its library").to_str().unwrap().to_owned())
+}
+
+/// A process that ends with the test.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Runs it with `input` on its standard input; it must succeed.
+pub fn run_with_input(command: &mut Command, input: &str) {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}\n{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -1,7 +1,9 @@
 //! A next hop that keeps what it gets, byte for byte, and answers as it is told.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -65,6 +67,30 @@ impl Sink {
             }
         });
         sink
+    }
+
+    /// One that takes nothing until the flag is set.
+    pub fn closed() -> (Self, Arc<AtomicBool>) {
+        let (sink, open) = (Self::start(), Arc::new(AtomicBool::new(false)));
+        let is_open = Arc::clone(&open);
+        sink.script(move |verb| {
+            (verb.starts_with("MAIL") && !is_open.load(Ordering::Relaxed)).then(|| "451 4.3.0 later".to_owned())
+        });
+        (sink, open)
+    }
+
+    /// How often each subject arrived.
+    pub fn subjects(&self) -> BTreeMap<String, usize> {
+        let mut arrived = BTreeMap::new();
+        for subject in self.captured().iter().filter_map(|mail| mail.header("Subject")) {
+            *arrived.entry(subject).or_default() += 1;
+        }
+        arrived
+    }
+
+    /// Messages that came more than once, each time counted.
+    pub fn repeated(&self) -> usize {
+        self.subjects().values().map(|count| count - 1).sum()
     }
 
     /// From now on verb lines (`MAIL FROM:<…>`, `RCPT TO:<…>`, `DATA`, `.` for the end of DATA) may get other replies.
