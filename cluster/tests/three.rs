@@ -5,6 +5,7 @@
 mod support;
 
 use std::path::Path;
+use std::process::Command as Process;
 use std::time::Duration;
 
 use outgate_cluster::command::{DomainPatch, Subject};
@@ -92,6 +93,19 @@ impl Three {
         self.nodes[place] = Some(Cluster::open_with(options, limits).await.unwrap());
     }
 
+    /// All die at once, and are back with what their disks held.
+    async fn crash(&mut self) {
+        let ids = 1..=self.nodes.len() as u64;
+        let copies: Vec<TempDir> = self.directories.iter().map(|directory| copy(directory.path())).collect();
+        for id in ids.clone() {
+            self.stop(id).await;
+        }
+        self.directories = copies;
+        for id in ids {
+            self.restart(id, Limits::default()).await;
+        }
+    }
+
     /// All running nodes have applied the same and hold the same.
     async fn assert_alike(&self) {
         for node in self.running() {
@@ -109,6 +123,13 @@ impl Three {
             node.shutdown().await;
         }
     }
+}
+
+fn copy(from: &Path) -> TempDir {
+    let to = tempfile::tempdir().unwrap();
+    let copied = Process::new("cp").arg("-a").arg(from.join(".")).arg(to.path()).status().unwrap();
+    assert!(copied.success());
+    to
 }
 
 /// A port that was free a moment ago.
@@ -181,6 +202,26 @@ async fn the_others_go_on_without_the_leader_and_it_catches_up() {
     three.restart(leader, Limits::default()).await;
     three.wait_for_voters(&[1, 2, 3]);
     three.assert_alike().await;
+    three.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn behind_a_barrier_is_all_that_was_acknowledged_before_all_nodes_died() {
+    let mut three = Three::start().await;
+    for round in 0..5 {
+        let name = DomainName::new(&format!("d{round}.example")).unwrap();
+        let add = Command::DomainAdd { name: name.clone(), patch: DomainPatch::default() };
+        assert_eq!(three.node(2).propose(add).await.unwrap().outcome, Outcome::Done);
+        three.crash().await;
+        for node in three.running() {
+            while node.barrier().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert!(node.read(|state| state.domain(&name)).is_some(), "round {round}");
+        }
+        three.wait_for_voters(&[1, 2, 3]);
+        three.assert_alike().await;
+    }
     three.shutdown().await;
 }
 

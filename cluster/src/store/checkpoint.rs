@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,8 @@ use crate::store::{codec, durable, keys};
 /// sled's own cache; the state itself is in memory already.
 const CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+const OPEN_ATTEMPTS_MAX: u32 = 100;
+const OPEN_PAUSE: Duration = Duration::from_millis(20);
 /// Records that are written at once while a copy is built anew.
 const FILL_BATCH_RECORDS: usize = 1_000;
 
@@ -69,10 +72,26 @@ fn hash(key: &[u8], record: &[u8]) -> u64 {
     hasher.finalize().as_bytes().first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
 }
 
+/// Waits a moment where sled's lock is taken: a process that was just forked holds its parent's files until it begins its
+/// own program.
 fn open_sled(path: &Path) -> Result<sled::Db, CheckpointError> {
     let config = sled::Config::new().path(path).segment_size(SEGMENT_BYTES).cache_capacity(CACHE_BYTES_MAX);
-    let opened = catch_unwind(AssertUnwindSafe(|| config.open())).map_err(|_| CheckpointError::Panicked)?;
-    Ok(opened?)
+    let mut attempts = 0;
+    loop {
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open())).map_err(|_| CheckpointError::Panicked)?;
+        match opened {
+            Err(sled::Error::Io(error)) if attempts < OPEN_ATTEMPTS_MAX && is_locked(&error) => {
+                attempts += 1;
+                std::thread::sleep(OPEN_PAUSE);
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+/// sled tells it with words only.
+fn is_locked(error: &io::Error) -> bool {
+    error.to_string().contains("could not acquire lock")
 }
 
 /// Opens the copy under `path` with the state that it holds, or says why it cannot be used.
@@ -291,6 +310,24 @@ mod tests {
             checkpoint = again;
         }
         assert!(!path.join("blobs").exists() || std::fs::read_dir(path.join("blobs")).unwrap().next().is_none());
+    }
+
+    #[test]
+    fn a_copy_that_is_in_use_is_waited_for_and_then_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let mut checkpoint = Checkpoint::create(&path, CLUSTER).unwrap();
+        checkpoint.write(records(&state(1)), id(1), Membership::default()).unwrap();
+        let letting_go = std::thread::spawn(move || {
+            std::thread::sleep(5 * OPEN_PAUSE);
+            drop(checkpoint);
+        });
+        let (checkpoint, _) = load(&path, CLUSTER).unwrap();
+        letting_go.join().unwrap();
+        assert!(
+            matches!(load(&path, CLUSTER), Err(CheckpointError::Sled(error)) if error.to_string().contains("lock"))
+        );
+        drop(checkpoint);
     }
 
     #[test]

@@ -120,8 +120,12 @@ impl RaftLogStorage<TypeConfig> for Log {
         saved.map_err(|error| StorageIOError::write_vote(&error).into())
     }
 
+    /// A leader of an earlier life has to be elected anew. openraft would let it go on where it was, and until something
+    /// new is committed its read index would be what was applied at its last checkpoint: reads would miss what had been
+    /// acknowledged since. The first entry of a new term commits all of that.
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError> {
-        self.vote.read().map_err(|error| StorageIOError::read_vote(&error).into())
+        let vote = self.vote.read().map_err(|error| StorageIOError::read_vote(&error))?;
+        Ok(vote.map(|vote| Vote { committed: false, ..vote }))
     }
 
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError>

@@ -252,6 +252,13 @@ async fn a_vote_is_kept() {
 }
 
 #[tokio::test]
+async fn nobody_leads_on_the_strength_of_an_earlier_life() {
+    let mut fixture = Fixture::new();
+    fixture.log().save_vote(&Vote::new_committed(7, 1)).await.unwrap();
+    assert_eq!(fixture.reopen().unwrap().read_vote().await.unwrap(), Some(Vote::new(7, 1)));
+}
+
+#[tokio::test]
 async fn after_an_error_of_the_disk_nothing_is_called_durable() {
     let mut fixture = Fixture::new();
     feed(fixture.log(), 0..2, 10).await;
