@@ -26,7 +26,7 @@ use crate::queue::{AdmissionTag, Queue, QueueParts, Route, Undecided};
 use crate::submission::Line;
 use crate::take_over;
 use crate::tls::{ServerTls, TlsError};
-use crate::user::Directory;
+use crate::user::{Directory, Sessions};
 use crate::web;
 
 /// How long a decision may take before the client hears 451.
@@ -137,8 +137,9 @@ async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> 
     let dns = Dns::new(&config.dns)?;
     let maillog = Maillog::open(&data.join("maillog"), config.maillog.keep_days).context("the mail log")?;
     let quarantine = Quarantine::open(&data.join("quarantine"), config.quarantine.keep_days)?;
+    let sessions = Sessions::default();
     let (disks, left) =
-        Disks::open(&data.join("queue"), &config.spool, &metrics, &cluster, &quarantine, &maillog).await?;
+        Disks::open(&data.join("queue"), &config.spool, &metrics, &cluster, &quarantine, &maillog, &sessions).await?;
     let settle = cluster.clone();
     let routes = cluster.clone();
     let lease = cluster.clone();
@@ -153,7 +154,7 @@ async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> 
         may_deliver: Arc::new(move || lease.holds_lease()),
     };
     let (queue, undecided) = Queue::open(parts, left).await?;
-    let directory = Directory::new(config.clone(), cluster.clone(), metrics.clone());
+    let directory = Directory::new(config.clone(), cluster.clone(), metrics.clone(), sessions);
     let config = config.clone();
     let line = Line { config, hostname, cluster, directory, dns, disks, queue, quarantine, maillog, metrics };
     Ok((line, undecided))

@@ -144,18 +144,12 @@ impl Mirrors {
         let mut kept: Vec<MessageId> = Vec::new();
         loop {
             let after = kept.last().map(|id| Id::from(*id));
-            match self.ask(node, &Question::HeldInventory { after }, INVENTORY_TIMEOUT).await? {
-                Answer::Ids(ids) => {
-                    let is_last = ids.len() < IDS_MAX;
-                    kept.extend(ids.into_iter().map(MessageId::from));
-                    if is_last {
-                        return Ok(kept);
-                    }
-                }
-                Answer::Refused(why) => return Err(why),
-                Answer::Done | Answer::Inventory(_) | Answer::Lengths(_) | Answer::Records(_) => {
-                    return Err(super::beside());
-                }
+            let answer = self.ask(node, &Question::HeldInventory { after }, INVENTORY_TIMEOUT).await?;
+            let Answer::Ids(ids) = answer else { return Err(answer.refusal()) };
+            let is_last = ids.len() < IDS_MAX;
+            kept.extend(ids.into_iter().map(MessageId::from));
+            if is_last {
+                return Ok(kept);
             }
         }
     }

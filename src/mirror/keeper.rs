@@ -15,7 +15,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot};
 
 use super::letter::{self, Answer, IDS_MAX, Id, Mark, Question, Store, What};
 use super::taken::Taken;
-use super::{Mirrors, beside};
+use super::{Mirrors, sessions};
 use crate::mail::MessageId;
 use crate::quarantine::Quarantine;
 use crate::spool::{Found, Spool, SpoolError, Then, Whose};
@@ -49,6 +49,7 @@ pub(super) fn serve(mirrors: &Arc<Mirrors>, cluster: &Cluster) {
                     let answered = mirrors.answer_about_log(owner, question).await;
                     answered.unwrap_or_else(|error| Answer::Refused(error.to_string()))
                 }
+                (Some(mirrors), Ok(Question::Sessions)) => sessions::answer(&mirrors.sessions),
                 (Some(mirrors), Ok(question)) => mirrors.keeper.answer(owner, question).await,
                 (None, _) => Answer::Refused("this node is stopping".to_owned()),
                 (_, Err(error)) => Answer::Refused(format!("the question cannot be read: {error}")),
@@ -97,7 +98,7 @@ impl Keeper {
             Question::LetOut { ids } => self.let_out(owner, ids).await,
             Question::HeldInventory { after } => self.held_inventory(owner, after.map(Into::into)).await,
             Question::HeldTaken => Ok(taken_from(&self.taken_held, owner).await),
-            Question::Log(_) => Err(beside()),
+            Question::Log(_) | Question::Sessions => Err("this is not asked of a mirror".to_owned()),
         };
         answered.unwrap_or_else(Answer::Refused)
     }

@@ -55,6 +55,8 @@ pub(super) enum Question {
     /// What of my quarantine have you taken?
     HeldTaken,
     Log(LogQuestion),
+    /// How many sessions has each User with you?
+    Sessions,
 }
 
 #[derive(Serialize, Deserialize, Debug)]
@@ -117,6 +119,23 @@ pub(super) enum Answer {
     Lengths(BTreeMap<u64, u64>),
     /// As JSON.
     Records(Bytes),
+    /// User id and count, without the Users that have none.
+    Sessions(Vec<(u64, u64)>),
+}
+
+impl Answer {
+    /// Why this is not the answer that was asked for; another one comes from a node that is out of step.
+    pub(super) fn refusal(self) -> String {
+        match self {
+            Self::Refused(why) => why,
+            Self::Done
+            | Self::Inventory(_)
+            | Self::Ids(_)
+            | Self::Lengths(_)
+            | Self::Records(_)
+            | Self::Sessions(_) => "it answered another question".to_owned(),
+        }
+    }
 }
 
 impl From<MessageId> for Id {

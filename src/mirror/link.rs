@@ -244,17 +244,11 @@ impl Mirrors {
         let mut listed = HashMap::new();
         let mut after = None;
         loop {
-            match self.ask(node, &Question::Inventory { after }, INVENTORY_TIMEOUT).await? {
-                Answer::Inventory(page) => {
-                    let Some((last, _)) = page.last() else { return Ok(listed) };
-                    after = Some(*last);
-                    listed.extend(page.into_iter().map(|(id, accepted)| (MessageId::from(id), accepted)));
-                }
-                Answer::Refused(why) => return Err(why),
-                Answer::Done | Answer::Ids(_) | Answer::Lengths(_) | Answer::Records(_) => {
-                    return Err(super::beside());
-                }
-            }
+            let answer = self.ask(node, &Question::Inventory { after }, INVENTORY_TIMEOUT).await?;
+            let Answer::Inventory(page) = answer else { return Err(answer.refusal()) };
+            let Some((last, _)) = page.last() else { return Ok(listed) };
+            after = Some(*last);
+            listed.extend(page.into_iter().map(|(id, accepted)| (MessageId::from(id), accepted)));
         }
     }
 

@@ -89,11 +89,9 @@ impl Mirrors {
 
     async fn search_at(&self, node: u64, query: &Query) -> Result<Vec<Record>, String> {
         let query = serde_json::to_vec(query).map_err(|error| error.to_string())?.into();
-        match self.ask(node, &Question::Log(LogQuestion::Search { query }), SEARCH_TIMEOUT).await? {
-            Answer::Records(json) => serde_json::from_slice(&json).map_err(|error| error.to_string()),
-            Answer::Refused(why) => Err(why),
-            Answer::Done | Answer::Inventory(_) | Answer::Ids(_) | Answer::Lengths(_) => Err(super::beside()),
-        }
+        let answer = self.ask(node, &Question::Log(LogQuestion::Search { query }), SEARCH_TIMEOUT).await?;
+        let Answer::Records(json) = answer else { return Err(answer.refusal()) };
+        serde_json::from_slice(&json).map_err(|error| error.to_string())
     }
 
     pub(super) async fn answer_about_log(&self, owner: u64, question: LogQuestion) -> std::io::Result<Answer> {
@@ -138,11 +136,9 @@ impl Mirrors {
     }
 
     async fn shipped_to(&self, node: u64) -> Result<BTreeMap<u64, u64>, String> {
-        match self.ask(node, &Question::Log(LogQuestion::Lengths), SHIP_TIMEOUT).await? {
-            Answer::Lengths(lengths) => Ok(lengths),
-            Answer::Refused(why) => Err(why),
-            Answer::Done | Answer::Inventory(_) | Answer::Ids(_) | Answer::Records(_) => Err(super::beside()),
-        }
+        let answer = self.ask(node, &Question::Log(LogQuestion::Lengths), SHIP_TIMEOUT).await?;
+        let Answer::Lengths(lengths) = answer else { return Err(answer.refusal()) };
+        Ok(lengths)
     }
 
     fn log_mirror(&self) -> Option<u64> {

@@ -3,7 +3,7 @@
 //! [`Disks`] is what queue and delivery see: a spool whose `store` returns when both disks have the message, and whose
 //! marks reach both. Reading order: this file, `copies` (where the second copy of each of our messages is), `link`
 //! (one other node: what it has to hear, what it keeps for us), `placing` (choosing a mirror), `keeper` (being one),
-//! `held` and `log` (the same for the quarantine and the mail log),
+//! `held` and `log` (the same for the quarantine and the mail log), `sessions` (no disk: how many there are elsewhere),
 //! `take_over` and `taken` (what becomes of a node's messages when it is down), `letter` (the words).
 //!
 //! Invariants:
@@ -23,6 +23,7 @@ mod letter;
 mod link;
 mod log;
 mod placing;
+mod sessions;
 mod take_over;
 mod taken;
 
@@ -41,6 +42,7 @@ use crate::maillog::Maillog;
 use crate::metrics::Metrics;
 use crate::quarantine::Quarantine;
 use crate::spool::{Found, Spool, SpoolError, Then, Whose};
+use crate::user::Sessions;
 use copies::Copies;
 use keeper::Keeper;
 use letter::What;
@@ -65,6 +67,7 @@ pub(crate) struct Mirrors {
     spool: Spool,
     metrics: Arc<Metrics>,
     maillog: Maillog,
+    sessions: Sessions,
     copies: Mutex<Copies>,
     links: Links,
     keeper: Arc<Keeper>,
@@ -87,6 +90,7 @@ impl Disks {
         cluster: &Cluster,
         quarantine: &Quarantine,
         maillog: &Maillog,
+        sessions: &Sessions,
     ) -> Result<(Self, Left), SpoolError> {
         let (spool, _) = Spool::open(directory, config, metrics.spool_sync_seconds.clone()).await?;
         let keeper = Keeper::open(directory, spool.clone(), cluster.clone(), quarantine.clone()).await?;
@@ -99,6 +103,7 @@ impl Disks {
             spool: spool.clone(),
             metrics: Arc::clone(metrics),
             maillog: maillog.clone(),
+            sessions: sessions.clone(),
             copies: Mutex::new(copies),
             links: Links::default(),
             keeper: Arc::new(keeper),
@@ -109,6 +114,7 @@ impl Disks {
         tokio::spawn(link::run(Arc::downgrade(&mirrors)));
         tokio::spawn(held::run(Arc::downgrade(&mirrors)));
         tokio::spawn(log::run(Arc::downgrade(&mirrors)));
+        tokio::spawn(sessions::run(Arc::downgrade(&mirrors)));
         Ok((Self { spool, mirrors: Some(mirrors) }, Left(found)))
     }
 
@@ -225,11 +231,6 @@ impl Mirrors {
         let here = self.cluster.node_id();
         self.cluster.read(|state| state.nodes().iter().any(|node| node.id != here && node.ownership.epoch > 0))
     }
-}
-
-/// A node of another version, or out of step.
-fn beside() -> String {
-    "it answered another question".to_owned()
 }
 
 /// Two calls, the later of which makes `then`'s.

@@ -102,11 +102,8 @@ impl Mirrors {
     }
 
     pub(super) async fn have_done_in(&self, node: u64, question: &Question, limit: Duration) -> Result<(), String> {
-        match self.ask(node, question, limit).await? {
-            Answer::Done => Ok(()),
-            Answer::Refused(why) => Err(why),
-            Answer::Inventory(_) | Answer::Ids(_) | Answer::Lengths(_) | Answer::Records(_) => Err(super::beside()),
-        }
+        let answer = self.ask(node, question, limit).await?;
+        if matches!(answer, Answer::Done) { Ok(()) } else { Err(answer.refusal()) }
     }
 
     pub(super) async fn ask(&self, node: u64, question: &Question, limit: Duration) -> Result<Answer, String> {

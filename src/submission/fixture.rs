@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::mirror::Disks;
 use crate::quarantine::Quarantine;
 use crate::queue::{Queue, QueueParts};
-use crate::user::Directory;
+use crate::user::{Directory, Sessions};
 
 pub(crate) const NETWORK: &str = "192.0.2.9/32";
 pub(crate) const CONTACT: &str = "admin@example.com";
@@ -162,7 +162,7 @@ async fn line(config: Arc<Config>, cluster: Cluster, directory: &TempDir) -> Lin
     assert!(undecided.is_empty());
     Line {
         hostname: "out.example.net".to_owned(),
-        directory: Directory::new(Arc::clone(&config), cluster.clone(), Arc::clone(&metrics)),
+        directory: Directory::new(Arc::clone(&config), cluster.clone(), Arc::clone(&metrics), Sessions::default()),
         quarantine: Quarantine::open(&directory.path().join("quarantine"), 14).unwrap(),
         config,
         cluster,

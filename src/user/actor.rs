@@ -1,4 +1,4 @@
-//! The actor of one User: who of its sessions is in, and which passwords were verified lately.
+//! The actor of one User: lets its sessions in, and knows which passwords were verified lately.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +10,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::Instant;
 
 use super::WAIT_MAX;
+use super::sessions::{Place, Sessions};
 
 /// How long a verified password is remembered, and how many of one User are.
 const PROOF_LIFE: Duration = Duration::from_secs(600);
@@ -44,28 +45,14 @@ pub(super) enum Message {
         sessions_max: u64,
         reply: RpcReplyPort<Entered>,
     },
-    Leave,
     Sweep,
-}
-
-/// A place among the sessions of a User; dropping it frees the place.
-#[derive(Debug)]
-pub struct Place {
-    user: ActorRef<Message>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if self.user.cast(Message::Leave).is_err() {
-            tracing::debug!("the User's actor ended before its session");
-        }
-    }
 }
 
 /// The actors of the Users that are active on this node. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Users {
     active: Arc<Mutex<HashMap<UserId, ActorRef<Message>>>>,
+    sessions: Sessions,
     proof_life: Duration,
     sweep_interval: Duration,
     /// For an answer.
@@ -73,12 +60,12 @@ pub(super) struct Users {
 }
 
 impl Users {
-    pub(super) fn new() -> Self {
-        Self::with_times(PROOF_LIFE, SWEEP_INTERVAL)
+    pub(super) fn new(sessions: Sessions) -> Self {
+        Self::with_times(sessions, PROOF_LIFE, SWEEP_INTERVAL)
     }
 
-    fn with_times(proof_life: Duration, sweep_interval: Duration) -> Self {
-        Self { active: Arc::default(), proof_life, sweep_interval, patience: WAIT_MAX }
+    fn with_times(sessions: Sessions, proof_life: Duration, sweep_interval: Duration) -> Self {
+        Self { active: Arc::default(), sessions, proof_life, sweep_interval, patience: WAIT_MAX }
     }
 
     /// Asks the User's actor, which is started if need be; `None` if it cannot answer.
@@ -89,7 +76,7 @@ impl Users {
             let ask = |reply| Message::Enter { claim, sessions_max, reply };
             match actor.call(ask, Some(self.patience)).await {
                 Ok(CallResult::Success(entered)) => return Some(entered),
-                // It lives and has the count of the sessions: a new one in its place would not.
+                // It lives: a new one in its place would not know what it knows.
                 Ok(CallResult::Timeout) => return None,
                 Ok(CallResult::SenderError) | Err(_) => self.forget(user, &actor),
             }
@@ -121,7 +108,6 @@ struct User {
 }
 
 struct State {
-    sessions: u64,
     proof_life: Duration,
     /// Oldest first, with the time at which each is forgotten.
     proofs: VecDeque<(blake3::Hash, Instant)>,
@@ -150,17 +136,25 @@ impl State {
         }
     }
 
-    fn enter(&mut self, claim: Claim, sessions_max: u64, user: &ActorRef<Message>) -> Entered {
+    /// False = the claim has to be verified first.
+    fn believes(&mut self, claim: Claim) -> bool {
         match claim {
-            Claim::Known(proof) if !self.knows(proof) => return Entered::Unproven,
-            Claim::Verified(proof) => self.learn(proof),
-            Claim::Known(_) | Claim::Network => {}
+            Claim::Known(proof) => self.knows(proof),
+            Claim::Verified(proof) => {
+                self.learn(proof);
+                true
+            }
+            Claim::Network => true,
         }
-        if sessions_max > 0 && self.sessions >= sessions_max {
-            return Entered::Full;
+    }
+}
+
+impl User {
+    fn enter(&self, claim: Claim, sessions_max: u64, state: &mut State) -> Entered {
+        if !state.believes(claim) {
+            return Entered::Unproven;
         }
-        self.sessions += 1;
-        Entered::In(Place { user: user.clone() })
+        self.users.sessions.enter(self.id, sessions_max).map_or(Entered::Full, Entered::In)
     }
 }
 
@@ -171,7 +165,7 @@ impl Actor for User {
 
     async fn pre_start(&self, myself: ActorRef<Message>, (): ()) -> Result<State, ActorProcessingErr> {
         myself.send_after(self.users.sweep_interval, || Message::Sweep);
-        Ok(State { sessions: 0, proof_life: self.users.proof_life, proofs: VecDeque::new() })
+        Ok(State { proof_life: self.users.proof_life, proofs: VecDeque::new() })
     }
 
     async fn handle(
@@ -183,14 +177,13 @@ impl Actor for User {
         match message {
             Message::Enter { claim, sessions_max, reply } => {
                 // Where nobody waits for it any more, the place is dropped and so freed.
-                if reply.send(state.enter(claim, sessions_max, &myself)).is_err() {
+                if reply.send(self.enter(claim, sessions_max, state)).is_err() {
                     tracing::debug!("a login ended before its answer");
                 }
             }
-            Message::Leave => state.sessions = state.sessions.saturating_sub(1),
             Message::Sweep => {
                 state.expire();
-                if state.sessions == 0 && state.proofs.is_empty() {
+                if !self.users.sessions.has_any(self.id) && state.proofs.is_empty() {
                     self.users.forget(self.id, &myself);
                     myself.stop(None);
                 } else {
@@ -228,20 +221,17 @@ mod tests {
 
     #[tokio::test]
     async fn sessions_are_counted_and_places_come_back() {
-        let users = Users::new();
-        let first = place(&users, Claim::Network, 2).await.unwrap();
-        let second = place(&users, Claim::Network, 2).await.unwrap();
-        assert!(matches!(users.enter(USER, Claim::Network, 2).await, Some(Entered::Full)));
-        assert!(place(&users, Claim::Network, 0).await.is_some(), "0 is no limit");
-        drop((first, second));
-        // Leave and Enter come through the same mailbox, in order.
+        let users = Users::new(Sessions::default());
+        let held = place(&users, Claim::Network, 1).await.unwrap();
+        assert!(matches!(users.enter(USER, Claim::Network, 1).await, Some(Entered::Full)));
+        drop(held);
         assert!(place(&users, Claim::Network, 1).await.is_some());
     }
 
     #[tokio::test]
     async fn a_verified_password_is_known_for_a_while() {
         let life = Duration::from_secs(2);
-        let users = Users::with_times(life, SWEEP_INTERVAL);
+        let users = Users::with_times(Sessions::default(), life, SWEEP_INTERVAL);
         let before = Instant::now();
         assert!(matches!(users.enter(USER, Claim::Known(proof("a")), 0).await, Some(Entered::Unproven)));
         let held = place(&users, Claim::Verified(proof("a")), 0).await.unwrap();
@@ -257,7 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_oldest_of_many_passwords_is_forgotten() {
-        let users = Users::new();
+        let users = Users::new(Sessions::default());
         for number in 0..=PROOFS_MAX {
             place(&users, Claim::Verified(proof(&number.to_string())), 0).await.unwrap();
         }
@@ -284,7 +274,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_actor_without_an_answer_is_not_waited_for_without_end() {
-        let users = Users { patience: Duration::from_millis(20), ..Users::new() };
+        let users = Users { patience: Duration::from_millis(20), ..Users::new(Sessions::default()) };
         let (stuck, _) = ractor::ActorRuntime::spawn_instant(None, Stuck, ()).unwrap();
         users.active.lock().unwrap().insert(USER, stuck);
         let entered = tokio::time::timeout(Duration::from_secs(10), users.enter(USER, Claim::Network, 0)).await;
@@ -294,7 +284,7 @@ mod tests {
     #[tokio::test]
     async fn an_idle_actor_stops_and_a_busy_one_stays() {
         let sweep = Duration::from_millis(10);
-        let users = Users::with_times(PROOF_LIFE, sweep);
+        let users = Users::with_times(Sessions::default(), PROOF_LIFE, sweep);
         let held = place(&users, Claim::Network, 0).await.unwrap();
         tokio::time::sleep(sweep * 5).await;
         assert_eq!(users.active.lock().unwrap().len(), 1);

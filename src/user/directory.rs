@@ -13,6 +13,7 @@ use crate::metrics::Metrics;
 
 use super::actor::{Claim, Entered, Users};
 use super::password::Pool;
+use super::sessions::Sessions;
 use super::slots::Slots;
 use super::{Authenticated, LoginError, WAIT_MAX};
 
@@ -50,12 +51,12 @@ enum Way {
 }
 
 impl Directory {
-    pub fn new(config: Arc<Config>, cluster: Cluster, metrics: Arc<Metrics>) -> Self {
+    pub fn new(config: Arc<Config>, cluster: Cluster, metrics: Arc<Metrics>, sessions: Sessions) -> Self {
         let inner = Inner {
             config,
             cluster,
             metrics,
-            users: Users::new(),
+            users: Users::new(sessions),
             pool: Pool::new(),
             slots: Slots::new(SLOTS_PER_SOURCE, LOGINS_PER_SOURCE_MAX, WAIT_MAX),
             proposals: Semaphore::new(PROPOSALS_MAX),

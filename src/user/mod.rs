@@ -14,6 +14,7 @@
 mod actor;
 mod directory;
 mod password;
+mod sessions;
 mod slots;
 
 use std::sync::Arc;
@@ -23,9 +24,9 @@ use outgate_cluster::state::UserView;
 
 pub use outgate_cluster::UserId;
 
-pub use actor::Place;
 pub use directory::Directory;
 pub use password::{HashError, hash_password};
+pub use sessions::{Place, Sessions};
 pub use slots::source;
 
 /// A login that gets no answer within this time from where it waits is put off.

@@ -14,6 +14,8 @@ use crate::support::{peer, wait_at_most, wait_for};
 
 const ALICE: &str = "alice@demo.test";
 const BOB: &str = "bob@example.net";
+/// Of what a node knows of the sessions at the others.
+const COUNTS_AGE_MAX: Duration = Duration::from_secs(1);
 
 fn write(client: &mut Client, subject: &str) -> crate::support::client::Answer {
     client.mail(ALICE, BOB, &letter(ALICE, BOB, subject, "hello"))
@@ -43,6 +45,31 @@ fn exactly_the_limit_gets_through_over_all_nodes() {
     for node in &cluster.nodes {
         assert_eq!(node.json(&["user", "show", ALICE])["windows"][0]["used"], 10);
     }
+}
+
+#[test]
+fn sessions_are_counted_over_all_nodes_and_a_dead_node_has_none() {
+    let sink = Sink::start();
+    let mut cluster = TestCluster::with_alice(&sink);
+    cluster.nodes[0].ok(&["user", "set", ALICE, "max_connections=2"]);
+    let held = [cluster.nodes[0].login(ALICE), cluster.nodes[1].login(ALICE)];
+    std::thread::sleep(COUNTS_AGE_MAX);
+    for node in &cluster.nodes {
+        assert_eq!(try_login(node), 421);
+    }
+    let [first, second] = held;
+    drop(first);
+    wait_for("a place that came free elsewhere", || (try_login(&cluster.nodes[2]) == 235).then_some(()));
+    let again = cluster.nodes[0].login(ALICE);
+    std::thread::sleep(COUNTS_AGE_MAX);
+    assert_eq!(try_login(&cluster.nodes[2]), 421);
+    cluster.nodes[1].kill();
+    wait_for("the places of a dead node", || (try_login(&cluster.nodes[2]) == 235).then_some(()));
+    drop((second, again));
+}
+
+fn try_login(node: &TestNode) -> u16 {
+    Client::secured(node.submission).auth(ALICE, PASSWORD).code
 }
 
 #[test]
