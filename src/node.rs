@@ -62,7 +62,7 @@ impl Node {
         let hostname = config.node.effective_hostname();
         // First of all, because it tells a directory that is none of ours before anything is written there.
         let cluster = open_cluster(&config).await?;
-        let tls = ServerTls::load(&config.tls, &config.node.data_dir, &hostname)?;
+        let tls = ServerTls::load(&config.tls, &config.certificate, &config.node.data_dir, &hostname)?;
         let (line, undecided) = open_line(&config, hostname, cluster).await?;
         let line = Arc::new(line);
         let listeners = Arc::new(Listeners::start(&config.listener, line.clone(), tls.clone()).await?);

@@ -1,24 +1,37 @@
 //! Certificates of the listeners: read, made where none is given, exchanged while sessions run.
 
+mod select;
+
 use std::fs;
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 
-use crate::config::TlsConfig;
+use self::select::{ByName, Select};
+use crate::config::{CertificateConfig, TlsConfig};
 
 /// The listeners' TLS; a reload takes effect for new handshakes.
 #[derive(Clone)]
 pub struct ServerTls {
-    pub config: Arc<ArcSwap<ServerConfig>>,
+    configs: Arc<ArcSwap<Configs>>,
     files: Arc<Files>,
+    more: Arc<[CertificateConfig]>,
+}
+
+/// Every one knows all names; they differ in what a client gets that asks for none of them.
+struct Configs {
+    default: Arc<ServerConfig>,
+    by_address: Vec<(Vec<IpNet>, Arc<ServerConfig>)>,
 }
 
 /// One clear line with the file that is at fault.
@@ -33,36 +46,85 @@ struct Files {
 }
 
 impl ServerTls {
-    /// Reads the configured files, or makes a self-signed certificate for `hostname` under `data_dir`.
-    pub fn load(config: &TlsConfig, data_dir: &Path, hostname: &str) -> Result<Self, TlsError> {
+    /// Reads the configured files; in place of those of `config` makes a self-signed certificate for `hostname` under
+    /// `data_dir`.
+    pub fn load(
+        config: &TlsConfig,
+        more: &[CertificateConfig],
+        data_dir: &Path,
+        hostname: &str,
+    ) -> Result<Self, TlsError> {
         let files = match (&config.certificate, &config.key) {
             (Some(certificate), Some(key)) => Files { certificate: certificate.clone(), key: key.clone() },
             (None, None) => self_signed(&data_dir.join("tls"), hostname)?,
             (Some(_), None) => return Err(TlsError("tls.certificate is set but tls.key is not: set both".to_owned())),
             (None, Some(_)) => return Err(TlsError("tls.key is set but tls.certificate is not: set both".to_owned())),
         };
-        let config = Arc::new(ArcSwap::from_pointee(server_config(&files)?));
-        Ok(Self { config, files: Arc::new(files) })
+        let configs = Arc::new(ArcSwap::from_pointee(Configs::read(&files, more)?));
+        Ok(Self { configs, files: Arc::new(files), more: more.into() })
     }
 
-    /// Reads the files again; on an error the old certificate stays.
+    /// Reads the files again; on an error the old certificates stay.
     pub fn reload(&self) -> Result<(), TlsError> {
-        self.config.store(Arc::new(server_config(&self.files)?));
+        self.configs.store(Arc::new(Configs::read(&self.files, &self.more)?));
         Ok(())
+    }
+
+    /// For a client that reached this address.
+    pub fn config_at(&self, local: IpAddr) -> Arc<ServerConfig> {
+        let configs = self.configs.load();
+        let own = configs.by_address.iter().find(|(networks, _)| networks.iter().any(|own| own.contains(&local)));
+        Arc::clone(own.map_or(&configs.default, |(_, config)| config))
+    }
+}
+
+impl Configs {
+    fn read(files: &Files, more: &[CertificateConfig]) -> Result<Self, TlsError> {
+        let mut by_name = ByName::default();
+        let mut at_addresses = Vec::new();
+        for config in more {
+            let files = Files { certificate: config.certificate.clone(), key: config.key.clone() };
+            let (certificate, names) = files.read(&mut by_name)?;
+            if names == 0 && config.addresses.is_empty() {
+                let path = files.certificate.display();
+                return Err(TlsError(format!("{path} names no server, so no client would see it: give it addresses")));
+            }
+            at_addresses.push((config.addresses.clone(), certificate));
+        }
+        let (otherwise, _) = files.read(&mut by_name)?;
+        let (by_name, base) = (Arc::new(by_name), server_config(Arc::clone(&otherwise))?);
+        let with = |otherwise| {
+            let mut config = base.clone();
+            config.cert_resolver = Arc::new(Select { by_name: Arc::clone(&by_name), otherwise });
+            Arc::new(config)
+        };
+        let by_address = at_addresses.into_iter().filter(|(addresses, _)| !addresses.is_empty());
+        let by_address = by_address.map(|(addresses, certificate)| (addresses, with(certificate))).collect();
+        Ok(Self { default: with(otherwise), by_address })
+    }
+}
+
+impl Files {
+    /// The certificate, and how many names it has, which are added to `by_name`.
+    fn read(&self, by_name: &mut ByName) -> Result<(Arc<CertifiedKey>, usize), TlsError> {
+        let (chain, key) = (read_chain(&self.certificate)?, read_key(&self.key)?);
+        let certificate = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider());
+        let certificate = Arc::new(certificate.map_err(|error| unusable(self, &error))?);
+        let names = by_name.add(&certificate);
+        let names =
+            names.map_err(|error| TlsError(format!("{} cannot be used: {error}", self.certificate.display())))?;
+        Ok((certificate, names))
     }
 }
 
 /// TLS 1.2 and 1.3, with tickets so that a client that comes back saves the key exchange.
-fn server_config(files: &Files) -> Result<ServerConfig, TlsError> {
-    let chain = read_chain(&files.certificate)?;
-    let key = read_key(&files.key)?;
+fn server_config(certificate: Arc<CertifiedKey>) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError(format!("TLS cannot be used: {error}")))?
         .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| unusable(files, &error))?;
+        .with_cert_resolver(Arc::new(Select { by_name: Arc::default(), otherwise: certificate }));
     config.ticketer =
         aws_lc_rs::Ticketer::new().map_err(|error| TlsError(format!("TLS tickets cannot be made: {error}")))?;
     // Each ticket costs a write and memory of the client; one brings it back as well as two.
@@ -108,7 +170,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 fn self_signed(directory: &Path, hostname: &str) -> Result<Files, TlsError> {
     let files = Files { certificate: directory.join("certificate.pem"), key: directory.join("key.pem") };
     if files.certificate.exists() && files.key.exists() {
-        match server_config(&files) {
+        match files.read(&mut ByName::default()) {
             Ok(_) => return Ok(files),
             Err(TlsError(error)) => tracing::warn!(error, "making a new self-signed certificate"),
         }
@@ -141,7 +203,7 @@ mod tests {
     use super::*;
 
     fn load(config: &TlsConfig, directory: &Path) -> Result<ServerTls, String> {
-        ServerTls::load(config, directory, "mx.test").map_err(|error| error.0)
+        ServerTls::load(config, &[], directory, "mx.test").map_err(|error| error.0)
     }
 
     #[test]
@@ -197,9 +259,9 @@ mod tests {
     fn a_failed_reload_keeps_the_old_certificate() {
         let directory = tempfile::tempdir().unwrap();
         let tls = load(&TlsConfig::default(), directory.path()).unwrap();
-        let before = tls.config.load_full();
+        let before = tls.configs.load_full();
         fs::write(directory.path().join("tls/certificate.pem"), "gone").unwrap();
         assert!(tls.reload().is_err());
-        assert!(Arc::ptr_eq(&before, &tls.config.load_full()));
+        assert!(Arc::ptr_eq(&before, &tls.configs.load_full()));
     }
 }

@@ -6,13 +6,13 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
-use super::schema::{self, Key, LISTENER};
+use super::schema::{self, Key, LISTS};
 
 /// Values by section (`smtp`, `delivery.retry`, `listener.0`) and key, with the place of each.
 #[derive(Default)]
 pub(super) struct Document {
     pub(super) root: Table,
-    /// Path of a value or of a `[[listener]]` to `file:line` or to the name of a variable.
+    /// Path of a value or of a table of a list to `file:line` or to the name of a variable.
     places: BTreeMap<String, String>,
     pub(super) faults: Vec<String>,
 }
@@ -65,24 +65,19 @@ impl Reader<'_> {
     fn entry(&mut self, path: &str, name: &str, value: &Spanned<DeValue<'_>>, place: String) -> Option<Value> {
         let full = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         // Tables of a list are numbered in paths, not in the schema.
-        let section = if path.starts_with(LISTENER) { LISTENER } else { path };
-        match value.get_ref() {
-            DeValue::Array(list) if full == LISTENER => {
+        let section = schema::list_of(path).unwrap_or(path);
+        let list_of_tables = LISTS.iter().find(|(list, _)| *list == full);
+        match (value.get_ref(), list_of_tables) {
+            (DeValue::Array(list), Some((name, required))) => {
                 let tables = list.iter().enumerate();
                 return Some(Value::Array(
-                    tables.filter_map(|(at, value)| self.listener(&format!("{LISTENER}.{at}"), value)).collect(),
+                    tables.filter_map(|(at, value)| self.listed(name, required, at, value)).collect(),
                 ));
             }
-            DeValue::Table(table) if full != LISTENER && schema::is_section(&full) => {
+            (DeValue::Table(table), None) if schema::is_section(&full) => {
                 return Some(Value::Table(self.table(&full, table)));
             }
-            DeValue::String(_)
-            | DeValue::Integer(_)
-            | DeValue::Float(_)
-            | DeValue::Boolean(_)
-            | DeValue::Datetime(_)
-            | DeValue::Array(_)
-            | DeValue::Table(_) => {}
+            _ => {}
         }
         let Some(key) = schema::find(section, name) else {
             self.document.faults.push(format!("{place}: {}", misplaced(section, name, &full)));
@@ -93,20 +88,26 @@ impl Reader<'_> {
         self.document.checked(key, &full, value)
     }
 
-    fn listener(&mut self, path: &str, value: &Spanned<DeValue<'_>>) -> Option<Value> {
-        let place = self.place(value.span().start);
-        self.document.places.insert(path.to_owned(), place.clone());
+    /// One table of a list.
+    fn listed(
+        &mut self,
+        list: &str,
+        required: &[(&str, &str)],
+        at: usize,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Option<Value> {
+        let (path, place) = (format!("{list}.{at}"), self.place(value.span().start));
+        self.document.places.insert(path.clone(), place.clone());
         let DeValue::Table(table) = value.get_ref() else {
-            self.document.faults.push(format!("{place}: {LISTENER}: write each one as [[{LISTENER}]]"));
+            self.document.faults.push(format!("{place}: {list}: write each one as [[{list}]]"));
             return None;
         };
-        for (required, example) in [("address", "\"0.0.0.0:587\""), ("mode", "\"submission\"")] {
-            if !table.iter().any(|(name, _)| name.get_ref() == required) {
-                let fault = format!("{place}: {LISTENER}.{required}: missing: add {required} = {example}");
-                self.document.faults.push(fault);
+        for (key, example) in required {
+            if !table.iter().any(|(name, _)| name.get_ref() == key) {
+                self.document.faults.push(format!("{place}: {list}.{key}: missing: add {key} = {example}"));
             }
         }
-        Some(Value::Table(self.table(path, table)))
+        Some(Value::Table(self.table(&path, table)))
     }
 }
 
@@ -141,7 +142,7 @@ impl Document {
 /// The line for a key that is none.
 fn misplaced(section: &str, name: &str, full: &str) -> String {
     if schema::is_section(full) {
-        let form = if full == LISTENER { format!("[[{full}]]") } else { format!("[{full}]") };
+        let form = if schema::list_of(full).is_some() { format!("[[{full}]]") } else { format!("[{full}]") };
         return format!("{full} is a section: write it as {form}");
     }
     let here = schema::names_in(section);

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::document::{self, Document, nearest};
-use super::schema::{KEYS, Key, LISTENER, names_in};
+use super::schema::{KEYS, Key, LISTENER, list_of, names_in};
 use super::{Config, ListenerConfig};
 
 /// Every fault of a configuration, one line each: what, where, how to mend it.
@@ -49,7 +49,7 @@ pub fn parse(
 
 fn overlay(document: &mut Document, environment: impl IntoIterator<Item = (String, String)>) {
     let keys: BTreeMap<String, &Key> =
-        KEYS.iter().filter(|key| key.section != LISTENER).map(|key| (key.variable(), key)).collect();
+        KEYS.iter().filter(|key| list_of(key.section).is_none()).map(|key| (key.variable(), key)).collect();
     let mut variables: Vec<_> = environment.into_iter().filter(|(name, _)| name.starts_with("OUTGATE_")).collect();
     variables.sort();
     for (name, value) in variables {

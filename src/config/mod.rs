@@ -24,6 +24,9 @@ pub struct Config {
     pub cluster: ClusterConfig,
     pub listener: Vec<ListenerConfig>,
     pub tls: TlsConfig,
+    /// Beside that of `tls`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificate: Vec<CertificateConfig>,
     pub smtp: SmtpConfig,
     pub spool: SpoolConfig,
     pub delivery: DeliveryConfig,
@@ -87,6 +90,18 @@ pub struct TlsConfig {
     /// PEM chain and key; a self-signed certificate is made in the data directory where both are absent.
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
+}
+
+/// Shown to clients that ask for a name in it (SNI), and at its addresses to those that ask for none that is known.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateConfig {
+    /// PEM chain and key.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Of this machine's addresses.
+    #[serde(default)]
+    pub addresses: Vec<IpNet>,
 }
 
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -229,6 +244,7 @@ impl Default for Config {
             cluster: ClusterConfig::default(),
             listener: vec![listener(587, ListenerMode::Submission), listener(465, ListenerMode::Submissions)],
             tls: TlsConfig::default(),
+            certificate: Vec::new(),
             smtp: SmtpConfig::default(),
             spool: SpoolConfig::default(),
             delivery: DeliveryConfig::default(),

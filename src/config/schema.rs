@@ -57,8 +57,16 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
     Key { section, name, kind }
 }
 
-/// The list of tables; every other section is there once.
 pub(super) const LISTENER: &str = "listener";
+pub(super) const CERTIFICATE: &str = "certificate";
+/// The lists of tables, with what each table needs and an example of it; every other section is there once.
+pub(super) const LISTS: &[(&str, &[(&str, &str)])] = &[
+    (LISTENER, &[("address", "\"0.0.0.0:587\""), ("mode", "\"submission\"")]),
+    (
+        CERTIFICATE,
+        &[("certificate", "\"/etc/outgate/mail.example.com.pem\""), ("key", "\"/etc/outgate/mail.example.com.key\"")],
+    ),
+];
 
 pub(super) const KEYS: &[Key] = &[
     key("node", "data_dir", Kind::Path),
@@ -74,6 +82,9 @@ pub(super) const KEYS: &[Key] = &[
     key(LISTENER, "exclude", Kind::Networks),
     key("tls", "certificate", Kind::Path),
     key("tls", "key", Kind::Path),
+    key(CERTIFICATE, "certificate", Kind::Path),
+    key(CERTIFICATE, "key", Kind::Path),
+    key(CERTIFICATE, "addresses", Kind::Networks),
     key("smtp", "connections_max", COUNT),
     key("smtp", "connections_per_address_max", COUNT),
     key("smtp", "recipients_max", COUNT),
@@ -121,6 +132,12 @@ pub(super) const KEYS: &[Key] = &[
 /// The row of `section.name`.
 pub(super) fn find(section: &str, name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.section == section && key.name == name)
+}
+
+/// The list that `path` is, or into a table of which it leads.
+pub(super) fn list_of(path: &str) -> Option<&'static str> {
+    let first = path.split('.').next()?;
+    LISTS.iter().map(|(name, _)| *name).find(|name| *name == first)
 }
 
 /// Whether `path` is a section, or leads to one.

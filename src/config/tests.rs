@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::load::parse;
-use super::schema::{KEYS, LISTENER};
+use super::schema::{KEYS, LISTS};
 use super::{Config, ListenerMode};
 
 fn faults_of(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
@@ -53,6 +53,9 @@ fn every_fault_is_one_line_that_tells_where_and_how_to_mend_it() {
         ("[[listener]]\naddress = \"127.0.0.1:587\"\nmode = \"smtp\"", &["outgate.toml:3", "listener.mode"]),
         ("[listener]\naddress = \"127.0.0.1:587\"", &["outgate.toml:1", "[[listener]]"]),
         ("smtp = 5", &["outgate.toml:1", "[smtp]"]),
+        ("[[certificate]]\ncertificate = \"a.pem\"", &["outgate.toml:1", "certificate.key", "missing"]),
+        ("[certificate]\nkey = \"a.pem\"", &["outgate.toml:1", "[[certificate]]"]),
+        ("certificate = \"a.pem\"", &["outgate.toml:1", "[[certificate]]"]),
         ("[node\n", &["outgate.toml:1", "not TOML"]),
         ("[http]\naddress = \"0.0.0.0:587\"", &["outgate.toml:2", "http.address", "listener 1"]),
         (&format!("{listener}{listener}"), &["outgate.toml:5", "127.0.0.1:587", "twice"]),
@@ -118,7 +121,13 @@ fn only_variables_of_a_section_can_be_wrong() {
     for name in foreign.into_iter().chain(["OUTGATE_", "OUTGATE_SMTP", "OUTGATE_SMTPX_Y", "OUTGATE__A"]) {
         assert_eq!(faults_of("", &[(name, "tcp://10.0.0.1:587")]), Vec::<String>::new(), "{name}");
     }
-    for name in ["OUTGATE_SMTP_PORT", "OUTGATE_DELIVERY_RETRY_X", "OUTGATE_LISTENER_ADDRESS", "OUTGATE_DNS_"] {
+    for name in [
+        "OUTGATE_SMTP_PORT",
+        "OUTGATE_DELIVERY_RETRY_X",
+        "OUTGATE_LISTENER_ADDRESS",
+        "OUTGATE_CERTIFICATE_KEY",
+        "OUTGATE_DNS_",
+    ] {
         let faults = faults_of("", &[(name, "1")]);
         assert!(faults.len() == 1 && faults[0].starts_with(name), "{name}: {faults:?}");
     }
@@ -164,7 +173,15 @@ fn the_unit_runs_the_program_with_the_sample_s_path() {
 }
 
 /// Keys that have no default stand in the sample as a comment.
-const WITHOUT_DEFAULT: [&str; 4] = ["cluster.listen", "tls.certificate", "tls.key", "delivery.source"];
+const WITHOUT_DEFAULT: [&str; 7] = [
+    "cluster.listen",
+    "tls.certificate",
+    "tls.key",
+    "certificate.certificate",
+    "certificate.key",
+    "certificate.addresses",
+    "delivery.source",
+];
 
 #[test]
 fn the_sample_names_every_key_with_its_default() {
@@ -194,7 +211,7 @@ fn paths(value: &toml::Value) -> BTreeSet<String> {
                     walk(&format!("{prefix}.{name}"), value, found);
                 }
             }
-            toml::Value::Array(list) if prefix == format!(".{LISTENER}") => {
+            toml::Value::Array(list) if LISTS.iter().any(|(name, _)| prefix == format!(".{name}")) => {
                 list.iter().for_each(|value| walk(prefix, value, found));
             }
             toml::Value::String(_)

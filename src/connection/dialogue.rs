@@ -169,7 +169,7 @@ impl Dialogue {
     async fn start_tls(&mut self) -> Result<(), End> {
         Reply::ready_for_tls().write(&mut self.output);
         self.flush().await?;
-        let handshake = self.stream.start_tls(self.shared.tls.config.load_full());
+        let handshake = self.stream.start_tls(self.shared.tls.config_at(self.ends.local.ip().to_canonical()));
         match timeout(self.shared.patience.handshake, handshake).await {
             Ok(Ok(())) => {
                 self.session.tls_started();

@@ -275,7 +275,7 @@ async fn open(
     let seat = if shared.is_trusted(ends.client) { Some(None) } else { shared.counts.enter(ends.client).map(Some) };
     let implicit = listener.mode == ListenerMode::Submissions;
     if seat.is_some() && implicit {
-        let handshake = stream.start_tls(shared.tls.config.load_full());
+        let handshake = stream.start_tls(shared.tls.config_at(ends.local.ip().to_canonical()));
         let done = tokio::time::timeout(shared.patience.handshake, handshake).await;
         done.map_err(|_| Refusal::Refused)?.map_err(refused)?;
     }

@@ -38,7 +38,7 @@ async fn site_with(change: impl FnOnce(&mut SmtpConfig), patience: Patience) -> 
     let Fixture { line, directory, client } = Fixture::with_config(&[], config).await;
     drop(client);
     let line = Arc::new(line);
-    let tls = ServerTls::load(&TlsConfig::default(), directory.path(), "mx.test").unwrap();
+    let tls = ServerTls::load(&TlsConfig::default(), &[], directory.path(), "mx.test").unwrap();
     let listener = |mode, proxy: &[&str]| ListenerConfig {
         address: "127.0.0.1:0".parse().unwrap(),
         mode,

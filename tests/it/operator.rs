@@ -1,6 +1,8 @@
 //! The command line: what it does, what it answers to wrong input, what it leaves untouched.
 
 use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Output;
 
 use crate::support::client::{Client, letter};
@@ -45,7 +47,7 @@ fn a_faulty_configuration_is_told_whole_and_changes_nothing() {
 fn ports_in_use_bad_certificates_and_used_data_are_one_line() {
     let node = TestNode::start("");
     let directory = tempfile::tempdir().unwrap();
-    let run = |data: &std::path::Path, more: &str| {
+    let run = |data: &Path, more: &str| {
         let file = directory.path().join("outgate.toml");
         fs::write(
             &file,
@@ -161,27 +163,56 @@ fn the_log_is_searched_by_user_class_and_text() {
     assert!(node.ok(&["why", ALICE]).contains("recent"));
 }
 
+/// A new certificate for the name: as clients see it (DER), and the lines that configure it.
+fn write_certificate(directory: &Path, name: &str) -> (Vec<u8>, String) {
+    let (certificate, key) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+    fs::write(&certificate, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let lines = format!("certificate = \"{}\"\nkey = \"{}\"\n", certificate.display(), key.display());
+    (made.cert.der().to_vec(), lines)
+}
+
+#[test]
+fn a_client_sees_the_certificate_of_the_name_that_it_asks_for_or_of_the_address_that_it_reached() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = |name: &str| write_certificate(directory.path(), name);
+    let ((first, first_files), (customer, customer_files), (other, other_files)) =
+        (made("mx.test"), made("mail.customer.test"), made("mail.other.test"));
+    let node = TestNode::start(&format!(
+        "[[listener]]\naddress = \"0.0.0.0:0\"\nmode = \"submission\"\n[[listener]]\naddress = \"0.0.0.0:0\"\nmode = \"submissions\"\n[tls]\n{first_files}[[certificate]]\n{customer_files}[[certificate]]\n{other_files}addresses = [\"127.0.0.7/32\"]\n"
+    ));
+    let shown = |address: &str, name: &str| {
+        Client::peer_certificate(SocketAddr::new(address.parse().unwrap(), node.submissions.port()), name)
+    };
+    for address in ["127.0.0.1", "127.0.0.7"] {
+        assert!(shown(address, "mx.test") == first);
+        assert!(shown(address, "Mail.Customer.test") == customer);
+        assert!(shown(address, "mail.other.test") == other);
+    }
+    // Who asks for another name, or (with an address in place of one) for none.
+    for name in ["round-robin.test", "127.0.0.1"] {
+        assert!(shown("127.0.0.1", name) == first);
+        assert!(shown("127.0.0.7", name) == other);
+    }
+    let (renewed, _) = made("mail.customer.test");
+    node.hang_up();
+    crate::support::wait_for("the renewed one", || (shown("127.0.0.1", "mail.customer.test") == renewed).then_some(()));
+}
+
 #[test]
 fn a_certificate_is_exchanged_by_sighup() {
     let directory = tempfile::tempdir().unwrap();
-    let (certificate, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
-    let write = || {
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        fs::write(&certificate, made.cert.pem()).unwrap();
-        fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-        made.cert.der().to_vec()
-    };
-    let first = write();
-    let node =
-        TestNode::start(&format!("[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n", certificate.display(), key.display()));
-    let presented = || Client::peer_certificate(node.submissions);
+    let (first, files) = write_certificate(directory.path(), "localhost");
+    let node = TestNode::start(&format!("[tls]\n{files}"));
+    let presented = || Client::peer_certificate(node.submissions, "localhost");
     assert_eq!(presented(), first);
-    let second = write();
+    let (second, _) = write_certificate(directory.path(), "localhost");
     node.hang_up();
     crate::support::wait_for("the new certificate", || (presented() == second).then_some(()));
-    fs::write(&key, "broken").unwrap();
+    fs::write(directory.path().join("localhost.key"), "broken").unwrap();
     node.hang_up();
-    crate::support::wait_for("a complaint", || node.log().contains("key.pem").then_some(()));
+    crate::support::wait_for("a complaint", || node.log().contains("localhost.key").then_some(()));
     assert_eq!(presented(), second);
 }
 

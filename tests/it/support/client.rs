@@ -78,10 +78,11 @@ impl Client {
         self.stream = BufReader::new(stream);
     }
 
-    /// The certificate (DER) that port 465 shows.
-    pub fn peer_certificate(address: SocketAddr) -> Vec<u8> {
+    /// The certificate (DER) that port 465 shows to who asks for this name.
+    pub fn peer_certificate(address: SocketAddr, name: &str) -> Vec<u8> {
         let mut socket = TcpStream::connect(address).unwrap();
-        let mut connection = ClientConnection::new(tls_config(), ServerName::try_from("localhost").unwrap()).unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let mut connection = ClientConnection::new(tls_config(), name).unwrap();
         while connection.is_handshaking() {
             connection.complete_io(&mut socket).unwrap();
         }
