@@ -20,6 +20,7 @@ use crate::network::peers::Peers;
 use crate::network::raft_network::Network;
 use crate::network::server::{self, Host};
 use crate::network::service::Services;
+use crate::network::snapshot;
 use crate::network::tls::{self, Credentials, Papers};
 use crate::proposer::{Proposer, Route};
 use crate::pulse::{self, Standings};
@@ -250,6 +251,8 @@ fn upkeep(inner: &Inner, opened: &Opened, limits: Limits) -> Upkeep {
 }
 
 fn tasks(inner: &Arc<Inner>, upkeep: Upkeep, sequencer: Sequencer, ground: Ground) -> Vec<Task<()>> {
+    let (raft, purges, failure) = (inner.raft.clone(), upkeep.log.purges(), inner.failure.clone());
+    let receiver = snapshot::Receiver { raft, purges, failure };
     let pulse = pulse::run(Arc::clone(inner));
     let mut tasks = vec![tokio::spawn(upkeep.run()), tokio::spawn(pulse), tokio::spawn(lease::run(Arc::clone(inner)))];
     let Ground { credentials, listener, .. } = ground;
@@ -266,6 +269,7 @@ fn tasks(inner: &Arc<Inner>, upkeep: Upkeep, sequencer: Sequencer, ground: Groun
             services: inner.services.clone(),
             state_hashes: inner.state_hashes.clone(),
             receiving: tokio::sync::Mutex::default(),
+            receiver,
         };
         tasks.push(tokio::spawn(server::serve(listener, Arc::new(host))));
     }

@@ -10,7 +10,7 @@
 //!   applied all that was decided before that: a node that was declared down sees it before it may act.
 //! * A new leader knows nothing of leases granted before: it waits a whole one from its own beginning.
 //! * From the moment at which the leader makes up its mind to declare a node down, it grants it nothing until that is
-//!   decided.
+//!   decided; and nobody else decides it: a leader that was cut off knows nothing of leases that its successor grants.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,10 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::command::Command;
 use crate::handle::Inner;
 use crate::network::message::Request;
-use crate::proposer::Proposer;
 use crate::state::State;
 
 /// Long enough for a process to be restarted without its mail changing hands.
@@ -101,17 +99,8 @@ impl Watch {
         }
     }
 
-    /// Declares down those nodes that were not heard for longer than a lease.
-    pub(crate) async fn declare(&self, term: u64, owners: &[(u64, u64)], proposer: &Proposer) {
-        for (node, owner_epoch) in self.condemn(term, owners) {
-            tracing::warn!(node, owner_epoch, "the node is declared down: it missed its lease");
-            if let Err(error) = proposer.propose(Command::NodeDown { node, owner_epoch }).await {
-                tracing::warn!(node, %error, "the node is not declared down yet");
-            }
-        }
-    }
-
-    fn condemn(&self, term: u64, owners: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    /// Those nodes that own mail and were not heard for longer than a lease, to be declared down by the leader of this term.
+    pub(crate) fn condemn(&self, term: u64, owners: &[(u64, u64)]) -> Vec<(u64, u64)> {
         let now_ms = self.clock.raw_ms();
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if table.term != term {

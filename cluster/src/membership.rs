@@ -50,8 +50,9 @@ async fn take(raft: &Raft, step: Step) -> Result<(), String> {
 
 fn next_step(metrics: &RaftMetrics<u64, BasicNode>, nodes: &[NodeView]) -> Option<Step> {
     let membership = metrics.membership_config.membership();
-    if membership.get_joint_config().len() > 1 {
-        return None;
+    if let [_, .., new] = membership.get_joint_config().as_slice() {
+        // Half a step: whoever began it may be gone, and nobody else ends it.
+        return Some(Step::Vote(new.clone()));
     }
     let known: BTreeMap<u64, &BasicNode> = membership.nodes().map(|(id, node)| (*id, node)).collect();
     let voters: BTreeSet<u64> = membership.voter_ids().collect();
@@ -111,6 +112,15 @@ mod tests {
     fn wanted(leader: u64, ids: &[u64], voters: &[u64], caught_up: &[u64]) -> Vec<u64> {
         let voters = voters.iter().copied().collect();
         wanted_voters(leader, &nodes(ids), &voters, |id| caught_up.contains(&id)).into_iter().collect()
+    }
+
+    #[test]
+    fn half_a_step_is_ended_by_whoever_leads() {
+        let known: BTreeMap<u64, BasicNode> = (1..=3).map(|id| (id, BasicNode::new(""))).collect();
+        let joint = openraft::Membership::new(vec![BTreeSet::from([1]), BTreeSet::from([1, 2, 3])], known);
+        let mut metrics = RaftMetrics::new_initial(2);
+        metrics.membership_config = std::sync::Arc::new(openraft::StoredMembership::new(None, joint));
+        assert_eq!(next_step(&metrics, &nodes(&[1, 2, 3])), Some(Step::Vote(BTreeSet::from([1, 2, 3]))));
     }
 
     #[test]

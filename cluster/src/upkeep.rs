@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use openraft::{BasicNode, RaftMetrics};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::command::Command;
@@ -14,6 +15,8 @@ use crate::membership;
 use crate::proposer::Proposer;
 use crate::raft::Raft;
 use crate::state::State;
+use crate::store::codec;
+use crate::store::entry::Stamped;
 use crate::store::keeper::Keeper;
 use crate::store::log::Log;
 use crate::store::machine::Replica;
@@ -71,13 +74,31 @@ impl Upkeep {
         if let Some(term) = self.leadership.term_led() {
             self.tick().await;
             self.hash_state().await;
-            self.watch.declare(term, &self.replica.read(lease::owners), &self.proposer).await;
+            self.declare_down(term).await;
             membership::follow(&self.raft, &self.replica.read(State::nodes)).await;
         }
         if self.snapshot_due() {
             self.snapshot_at = self.end();
             if let Err(fatal) = self.raft.trigger().snapshot().await {
                 tracing::warn!("no snapshot: {fatal}");
+            }
+        }
+    }
+
+    /// Past the proposer, which would carry it to a later leader: an entry of this term that is decided lies before
+    /// whatever a later leader grants its leases behind.
+    async fn declare_down(&self, term: u64) {
+        for (node, owner_epoch) in self.watch.condemn(term, &self.replica.read(lease::owners)) {
+            if self.leadership.term_led() != Some(term) || !self.clock.is_set() {
+                return;
+            }
+            tracing::warn!(node, owner_epoch, "the node is declared down: it missed its lease");
+            let command = Command::NodeDown { node, owner_epoch };
+            let encoded = codec::encode(&command);
+            self.clock.catch_up(self.replica.read(State::now));
+            match self.raft.client_write_ff(Stamped::new(self.clock.now(), command, encoded)).await {
+                Ok(answer) => drop(timeout(INTERVAL, answer).await),
+                Err(error) => tracing::warn!(node, %error, "the node is not declared down yet"),
             }
         }
     }
@@ -120,6 +141,7 @@ impl Upkeep {
         let large = extent.bytes >= self.limits.snapshot_log_bytes_min.max(self.keeper.snapshot_bytes());
         let long = extent.entries as u64 >= self.limits.snapshot_log_entries_max;
         // What stays in the log below a snapshot must not by itself make the next one due.
-        (large || long) && self.end() > self.snapshot_at + self.limits.log_entries_kept
+        let is_due = (large || long) && self.end() > self.snapshot_at + self.limits.log_entries_kept;
+        is_due && self.room.has(self.keeper.snapshot_bytes().max(extent.bytes))
     }
 }

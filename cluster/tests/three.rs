@@ -38,12 +38,18 @@ struct Three {
 }
 
 impl Three {
-    async fn start() -> Self {
+    /// The first node, alone.
+    async fn first() -> Self {
         let mut three = Self { directories: Vec::new(), nodes: Vec::new(), addresses: Vec::new() };
         let directory = tempfile::tempdir().unwrap();
         let options = options(directory.path(), "127.0.0.1:0");
         Cluster::init(&options).unwrap();
         three.take(directory, Cluster::open(options).await.unwrap());
+        three
+    }
+
+    async fn start() -> Self {
+        let mut three = Self::first().await;
         three.join().await;
         three.join().await;
         three.wait_for_voters(&[1, 2, 3]);
@@ -270,11 +276,22 @@ async fn a_node_that_was_long_away_gets_a_snapshot() {
         left.propose(Command::DomainAdd { name, patch: DomainPatch::default() }).await.unwrap();
     }
     wait_until("the log is cut", || three.running().all(|node| node.log_begins() > 100));
+    let place = usize::try_from(away).unwrap() - 1;
+    let before = copy(three.directories[place].path());
     three.restart(away, short()).await;
     three.wait_for_voters(&[1, 2, 3]);
     three.assert_alike().await;
     // What came by snapshot is on its disk.
     three.stop(away).await;
+    three.restart(away, short()).await;
+    three.wait_for_voters(&[1, 2, 3]);
+    three.assert_alike().await;
+    // As a crash leaves it that comes between the snapshot and everything that follows from it.
+    three.stop(away).await;
+    let snapshot = three.directories[place].path().join("snapshot");
+    let copied = Process::new("cp").arg("-r").arg(snapshot).arg(before.path()).status().unwrap();
+    assert!(copied.success());
+    three.directories[place] = before;
     three.restart(away, short()).await;
     three.wait_for_voters(&[1, 2, 3]);
     three.assert_alike().await;
@@ -305,6 +322,23 @@ async fn a_removed_node_is_nobody() {
     wait_until("the fourth votes", || first.voters() == [1, 2, 4] && fourth.is_ready());
     fourth.shutdown().await;
     three.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_leader_of_two_can_be_removed() {
+    let mut two = Three::first().await;
+    two.join().await;
+    two.wait_for_voters(&[1, 2]);
+    let user = add_users(two.node(2), 1).await[0];
+    assert_eq!(two.node(2).leader(), Some(1));
+    let removed = two.node(2).propose(Command::NodeRemove { node: 1, actor: actor() }).await.unwrap();
+    assert_eq!(removed.outcome, Outcome::Done);
+    let left = two.node(2).clone();
+    wait_until("the other votes alone", || left.voters() == [2] && left.leader() == Some(2) && left.is_ready());
+    two.stop(1).await;
+    let verdict = left.admit(admit(&left, user, Wish::Accept)).await.unwrap().outcome.verdict;
+    assert_eq!(verdict, AdmissionVerdict::Accepted);
+    two.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

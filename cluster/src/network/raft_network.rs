@@ -12,8 +12,9 @@ use crate::network::peers::{CallError, Peers};
 use crate::network::snapshot;
 use crate::raft::{Entry, TypeConfig};
 
-/// Entries are sent together up to about this many bytes; one alone may be larger.
-const APPEND_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Entries are sent together up to about this many bytes; one alone may be larger. openraft waits for the answer no longer
+/// than for a heartbeat's, and sends everything again then.
+const APPEND_BYTES_MAX: usize = 256 * 1024;
 
 type RpcError = RPCError<u64, BasicNode, RaftError<u64>>;
 

@@ -52,6 +52,7 @@ pub(crate) struct Host {
     pub(crate) state_hashes: StateHashes,
     /// One snapshot comes in at a time: they all are put together in the same place.
     pub(crate) receiving: Mutex<()>,
+    pub(crate) receiver: snapshot::Receiver,
 }
 
 enum Question {
@@ -110,7 +111,7 @@ impl Host {
         match hello.channel {
             Channel::Snapshot => {
                 let _one = self.receiving.lock().await;
-                snapshot::receive(&self.raft, &mut stream).await
+                snapshot::receive(&self.receiver, &mut stream).await
             }
             Channel::Join => join::answer(&self, &mut stream).await,
             Channel::Raft | Channel::Forward | Channel::Control | Channel::Service => {
@@ -147,12 +148,19 @@ impl Host {
         if !shown.is_some_and(|certificate| self.credentials.is_of(certificate, hello.node)) {
             return Err(Unwelcome::Certificate);
         }
-        if self.was_removed(hello.node) { Err(Unwelcome::NotMember) } else { Ok(protocol) }
+        if self.is_nobody(hello) { Err(Unwelcome::NotMember) } else { Ok(protocol) }
     }
 
-    /// A node that this one has not heard of yet is not one that was removed: its certificate says that it was let in.
-    fn was_removed(&self, node: u64) -> bool {
-        self.replica.read(|state| state.was_removed(node))
+    /// A node that this one has not heard of yet is not one that was removed: its certificate says that it was let in. One
+    /// that was removed is still heard by raft until the membership is without it: without its voice that could not change
+    /// where there are two, or where it is the leader itself.
+    fn is_nobody(&self, hello: &Hello) -> bool {
+        let of_raft = matches!(hello.channel, Channel::Raft | Channel::Snapshot);
+        self.replica.read(|state| state.was_removed(hello.node)) && !(of_raft && self.is_in_membership(hello.node))
+    }
+
+    fn is_in_membership(&self, node: u64) -> bool {
+        self.raft.metrics().borrow().membership_config.membership().get_node(&node).is_some()
     }
 
     /// Answers as they are ready, until the other end goes or is removed.
@@ -174,7 +182,7 @@ impl Host {
     ) -> io::Result<()> {
         let turns = Arc::new(Semaphore::new(QUESTIONS_MAX));
         while let Some(Frame { number, body }) = frame::read(reading, hello.channel.bytes_max()).await? {
-            if self.was_removed(hello.node) {
+            if self.is_nobody(hello) {
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, Unwelcome::NotMember));
             }
             let question = Question::read(hello.channel, body)?;

@@ -16,7 +16,9 @@ use crate::network::frame;
 use crate::network::message::Channel;
 use crate::network::peers::{CallError, Peers};
 use crate::raft::{Raft, SnapshotMeta, TypeConfig};
+use crate::store::Failure;
 use crate::store::codec;
+use crate::store::log::Purges;
 use crate::store::snapshot::SnapshotFile;
 
 const PART_BYTES: usize = 1024 * 1024;
@@ -24,6 +26,8 @@ const PART_BYTES: usize = 1024 * 1024;
 const PART_TIMEOUT: Duration = Duration::from_secs(10);
 /// Looking at it, writing it down, and putting the state in place.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(300);
+/// Until the leader has gone back to appends and heartbeats.
+const QUIET_AFTERWARDS: Duration = Duration::from_secs(1);
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -76,8 +80,56 @@ async fn take(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     frame.map(|frame| frame.body).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
+/// Where a snapshot that comes in goes to.
+#[derive(Clone)]
+pub(crate) struct Receiver {
+    pub(crate) raft: Raft,
+    pub(crate) purges: Purges,
+    pub(crate) failure: Failure,
+}
+
+/// The leader sends no heartbeats to whom it sends a snapshot: the silence must not make that node a candidate, whose
+/// greater term would end the leader's office and the transfer with it.
+struct NoCampaign(Raft);
+
+impl NoCampaign {
+    fn begin(raft: &Raft) -> Self {
+        raft.runtime_config().elect(false);
+        Self(raft.clone())
+    }
+}
+
+impl Drop for NoCampaign {
+    fn drop(&mut self) {
+        let raft = self.0.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(QUIET_AFTERWARDS).await;
+            raft.runtime_config().elect(true);
+        });
+    }
+}
+
+impl Receiver {
+    /// A task of its own, which goes on where the sender has gone.
+    async fn install(self, vote: Vote<u64>, snapshot: Snapshot<TypeConfig>) -> Answer {
+        self.purges.defer();
+        match self.raft.install_full_snapshot(vote, snapshot).await {
+            Ok(response) => {
+                self.purges.allow();
+                Answer::Done(response)
+            }
+            Err(fatal) => {
+                self.failure.set(format!("a snapshot was not installed: {fatal}"));
+                Answer::Refused(fatal.to_string())
+            }
+        }
+    }
+}
+
 /// Serves the sender's connection; the caller sees to it that there is one at a time.
-pub(crate) async fn receive(raft: &Raft, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
+pub(crate) async fn receive(receiver: &Receiver, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
+    let raft = &receiver.raft;
+    let _quiet = NoCampaign::begin(raft);
     let head = take(stream).await?;
     let Head { vote, meta } = codec::decode("snapshot", &head).map_err(io::Error::other)?;
     let file = raft.begin_receiving_snapshot().await.map_err(io::Error::other)?;
@@ -89,10 +141,10 @@ pub(crate) async fn receive(raft: &Raft, stream: &mut (impl AsyncRead + AsyncWri
             tracing::error!(%error, "a snapshot of the leader is damaged and was refused");
             Answer::Refused(error.to_string())
         }
-        Ok(_) => match raft.install_full_snapshot(vote, Snapshot { meta, snapshot: file }).await {
-            Ok(response) => Answer::Done(response),
-            Err(fatal) => Answer::Refused(fatal.to_string()),
-        },
+        Ok(_) => {
+            let installing = receiver.clone().install(vote, Snapshot { meta, snapshot: file });
+            tokio::spawn(installing).await.map_err(io::Error::other)?
+        }
     };
     put(stream, &codec::encode(&answer)).await
 }

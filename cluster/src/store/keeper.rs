@@ -29,7 +29,7 @@ pub type Built = (SnapshotMeta, SnapshotFile);
 enum Request {
     Checkpoint(oneshot::Sender<io::Result<()>>),
     Snapshot(oneshot::Sender<io::Result<Built>>),
-    Rebuild(oneshot::Sender<io::Result<()>>),
+    Install(Box<Built>, oneshot::Sender<io::Result<()>>),
     Backup(oneshot::Sender<io::Result<File>>),
 }
 
@@ -106,9 +106,9 @@ impl Keeper {
         self.ask(Request::Backup).await
     }
 
-    /// Writes the whole state into an emptied checkpoint.
-    pub async fn rebuild(&self) -> io::Result<()> {
-        self.ask(Request::Rebuild).await
+    /// Makes the content of a snapshot, which must be whole, this node's snapshot, state and checkpoint.
+    pub async fn install(&self, meta: SnapshotMeta, file: SnapshotFile) -> io::Result<()> {
+        self.ask(|answer| Request::Install(Box::new((meta, file)), answer)).await
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<io::Result<T>>) -> Request) -> io::Result<T> {
@@ -135,8 +135,10 @@ impl Work {
                 None => drop(self.checkpoint_with_room()),
                 Some(Request::Checkpoint(answer)) => drop(answer.send(self.checkpoint_with_room())),
                 Some(Request::Snapshot(answer)) => drop(answer.send(self.guarded(Self::snapshot))),
-                Some(Request::Rebuild(answer)) => drop(answer.send(self.guarded(Self::rebuild))),
-                Some(Request::Backup(answer)) => drop(answer.send(self.guarded(Self::backup))),
+                Some(Request::Install(built, answer)) => {
+                    drop(answer.send(self.guarded(|work| work.install(&built))));
+                }
+                Some(Request::Backup(answer)) => drop(answer.send(self.backup())),
             }
         }
     }
@@ -187,19 +189,34 @@ impl Work {
     }
 
     fn snapshot(&mut self) -> Result<Built, CheckpointError> {
+        self.checkpoint()?;
         let (meta, writer) = self.write_all()?;
         let (file, bytes) = writer.finish()?;
         self.snapshot_bytes.store(bytes, Ordering::Relaxed);
         Ok((meta, file))
     }
 
-    fn backup(&mut self) -> Result<File, CheckpointError> {
-        let (_, writer) = self.write_all()?;
-        Ok(writer.nameless()?)
+    /// One that cannot be written is its asker's trouble only.
+    fn backup(&mut self) -> io::Result<File> {
+        self.guarded(Self::checkpoint)?;
+        let written = self.write_all().and_then(|(_, writer)| Ok(writer.nameless()?));
+        match written {
+            Err(CheckpointError::Io(error)) => {
+                self.snapshots.give_up();
+                Err(error)
+            }
+            written => self.guarded(|_| written),
+        }
+    }
+
+    fn install(&mut self, (meta, file): &Built) -> Result<(), CheckpointError> {
+        let (_, state) = file.load()?;
+        self.snapshots.adopt(meta, file)?;
+        self.replica.replace(state, meta);
+        self.rebuild()
     }
 
     fn write_all(&mut self) -> Result<(SnapshotMeta, SnapshotWriter), CheckpointError> {
-        self.checkpoint()?;
         let meta = self.checkpoint.meta();
         let meta = SnapshotMeta {
             last_log_id: meta.applied,

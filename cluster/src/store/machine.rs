@@ -17,6 +17,7 @@ use crate::state::{Key, State};
 use crate::store::Failure;
 use crate::store::entry::{Reply, Stamped};
 use crate::store::keeper::Keeper;
+use crate::store::log::Purges;
 use crate::store::snapshot::{SnapshotFile, Snapshots};
 use crate::store::state_hash::{Handover, SetAside};
 
@@ -164,7 +165,7 @@ impl Replica {
         Ok((applied, membership))
     }
 
-    fn replace(&self, state: State, meta: &SnapshotMeta) {
+    pub(crate) fn replace(&self, state: State, meta: &SnapshotMeta) {
         let _gate = self.shared.gate.lock().unwrap_or_else(PoisonError::into_inner);
         *self.inner_mut() = Inner { state, applied: meta.last_log_id, membership: meta.last_membership.clone() };
     }
@@ -176,12 +177,13 @@ pub struct Machine {
     replica: Replica,
     keeper: Keeper,
     snapshots: Snapshots,
+    purges: Purges,
     failure: Failure,
 }
 
 impl Machine {
-    pub fn new(replica: Replica, keeper: Keeper, snapshots: Snapshots, failure: Failure) -> Self {
-        Self { replica, keeper, snapshots, failure }
+    pub fn new(replica: Replica, keeper: Keeper, snapshots: Snapshots, purges: Purges, failure: Failure) -> Self {
+        Self { replica, keeper, snapshots, purges, failure }
     }
 
     pub fn replica(&self) -> &Replica {
@@ -235,16 +237,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<SnapshotFile>) -> Result<(), StorageError> {
-        let (machine, meta) = (self.clone(), meta.clone());
-        let installed = tokio::task::spawn_blocking(move || {
-            let (_, state) = snapshot.load()?;
-            machine.snapshots.adopt(&meta, &snapshot)?;
-            machine.replica.replace(state, &meta);
-            Ok(())
-        });
-        let installed = installed.await.map_err(std::io::Error::other).flatten();
+        let installed = self.keeper.install(meta.clone(), *snapshot).await;
         installed.map_err(|error| snapshot_error(ErrorVerb::Write, &error))?;
-        self.keeper.rebuild().await.map_err(|error| snapshot_error(ErrorVerb::Write, &error))
+        // The snapshot holds what openraft has had purged in the meantime.
+        self.purges.allow();
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError> {

@@ -95,7 +95,7 @@ pub fn open(home: &Home, limits: &Limits, failure: &Failure) -> Result<Opened, O
     let (keeper, keeper_thread) =
         Keeper::start(replica.clone(), checkpoint, snapshots.clone(), failure.clone(), room.clone(), interval, fresh)
             .map_err(OpenError::io(directory))?;
-    let machine = Machine::new(replica, keeper.clone(), snapshots, failure.clone());
+    let machine = Machine::new(replica, keeper.clone(), snapshots, log.purges(), failure.clone());
     Ok(Opened { log, machine, keeper, room, threads: vec![log_thread, keeper_thread] })
 }
 
@@ -110,9 +110,9 @@ fn next(id: Option<LogId>) -> u64 {
 fn choose(state_path: &Path, cluster: [u8; 16], snapshots: &Snapshots, extent: Extent) -> Result<Base, OpenError> {
     let directory = snapshots.directory();
     let snapshot = snapshots.current().map_err(OpenError::io(directory))?;
-    let reached = next(extent.last).max(snapshot.as_ref().map_or(0, |(meta, _)| next(meta.last_log_id)));
+    let snapshot_reaches = snapshot.as_ref().map_or(0, |(meta, _)| next(meta.last_log_id));
     if state_path.exists() {
-        match usable(state_path, cluster, extent, reached) {
+        match usable(state_path, cluster, extent, snapshot_reaches) {
             Ok((checkpoint, state)) => return Ok(Base::Checkpoint(checkpoint, state)),
             Err(Unusable::Ahead(index)) => {
                 let what = format!(
@@ -160,11 +160,20 @@ enum Unusable {
     Rebuild(String),
 }
 
-fn usable(path: &Path, cluster: [u8; 16], extent: Extent, reached: u64) -> Result<(Checkpoint, State), Unusable> {
+fn usable(
+    path: &Path,
+    cluster: [u8; 16],
+    extent: Extent,
+    snapshot_reaches: u64,
+) -> Result<(Checkpoint, State), Unusable> {
     let (checkpoint, state) = checkpoint::load(path, cluster).map_err(|error| Unusable::Rebuild(error.to_string()))?;
     let applied = checkpoint.meta().applied;
     match applied {
-        Some(id) if next(applied) > reached => Err(Unusable::Ahead(id.index)),
+        Some(id) if next(applied) > next(extent.last).max(snapshot_reaches) => Err(Unusable::Ahead(id.index)),
+        // A crash while a snapshot was installed: openraft would not take it from the leader again.
+        _ if snapshot_reaches > next(extent.last) && snapshot_reaches > next(applied) => {
+            Err(Unusable::Rebuild("a newer snapshot was being installed".to_owned()))
+        }
         _ if next(applied) < next(extent.purged) => {
             Err(Unusable::Rebuild("it is older than what the log continues".to_owned()))
         }

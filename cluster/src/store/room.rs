@@ -27,10 +27,19 @@ impl Room {
         !self.is_short.load(Ordering::Relaxed)
     }
 
-    /// Asks the file system; a change is told to the operator. A file system that does not answer is taken as roomy.
+    /// Whether a file of so many bytes leaves what must be free.
+    pub fn has(&self, bytes: u64) -> bool {
+        self.free() >= self.free_min.saturating_add(bytes)
+    }
+
+    /// A file system that does not answer is taken as roomy.
+    fn free(&self) -> u64 {
+        rustix::fs::statvfs(&*self.directory).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize)
+    }
+
+    /// Asks the file system; a change is told to the operator.
     pub fn look(&self) -> bool {
-        let free = rustix::fs::statvfs(&*self.directory).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
-        let is_short = free < self.free_min;
+        let is_short = self.free() < self.free_min;
         if self.is_short.swap(is_short, Ordering::Relaxed) != is_short {
             let directory = self.directory.display();
             match is_short {
@@ -50,6 +59,7 @@ mod tests {
     fn short_is_what_leaves_less_than_the_minimum() {
         let directory = std::env::temp_dir();
         assert!(Room::new(&directory, 0).look());
+        assert!(Room::new(&directory, 0).has(1) && !Room::new(&directory, 1).has(u64::MAX));
         let never = Room::new(&directory, u64::MAX);
         assert!(never.is_there());
         assert!(!never.look() && !never.is_there());

@@ -41,7 +41,10 @@ impl Snapshots {
     pub fn open(home: &Path) -> io::Result<Self> {
         let directory = home.join("snapshot");
         durable::create_directory(&directory)?;
-        Ok(Self { directory })
+        let snapshots = Self { directory };
+        // What an earlier life left half done.
+        [snapshots.beside(), snapshots.receiving().path].iter().try_for_each(|path| remove_if_there(path))?;
+        Ok(snapshots)
     }
 
     pub fn directory(&self) -> &Path {
@@ -57,8 +60,30 @@ impl Snapshots {
         SnapshotFile { path: self.directory.join("receiving") }
     }
 
+    /// Where a snapshot is written before it gets its name.
+    fn beside(&self) -> PathBuf {
+        self.directory.join("writing")
+    }
+
+    /// Removes what could not be written whole.
+    pub fn give_up(&self) {
+        if let Err(error) = remove_if_there(&self.beside()) {
+            tracing::warn!(%error, "an unfinished snapshot stays until the next start");
+        }
+    }
+
     /// The newest snapshot whose head is whole.
     pub fn current(&self) -> io::Result<Option<(SnapshotMeta, SnapshotFile)>> {
+        loop {
+            match self.newest() {
+                // A newer one has just taken its place.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && self.directory.exists() => {}
+                newest => return newest,
+            }
+        }
+    }
+
+    fn newest(&self) -> io::Result<Option<(SnapshotMeta, SnapshotFile)>> {
         let mut found = self.list()?;
         found.sort_unstable();
         for path in found.into_iter().rev() {
@@ -80,7 +105,7 @@ impl Snapshots {
 
     /// Begins a new snapshot.
     pub fn write(&self, meta: &SnapshotMeta) -> io::Result<SnapshotWriter> {
-        let beside = self.directory.join("writing");
+        let beside = self.beside();
         let mut file = BufWriter::with_capacity(1024 * 1024, File::create(&beside)?);
         let encoded = codec::encode(meta);
         let length = u32::try_from(encoded.len()).map_err(io::Error::other)?;
@@ -100,7 +125,7 @@ impl Snapshots {
 
     /// Makes the content of `file`, which must be whole, this node's snapshot.
     pub fn adopt(&self, meta: &SnapshotMeta, file: &SnapshotFile) -> io::Result<SnapshotFile> {
-        let (beside, path) = (self.directory.join("writing"), self.path(meta));
+        let (beside, path) = (self.beside(), self.path(meta));
         fs::copy(&file.path, &beside)?;
         self.publish(&File::open(&beside)?, &beside, &path)
     }
@@ -168,6 +193,13 @@ impl SnapshotWriter {
         let crc = self.hasher.clone().finalize();
         self.file.write_all(&crc.to_le_bytes())?;
         Ok((self.file.into_inner().map_err(io::IntoInnerError::into_error)?, self.beside))
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -287,6 +319,20 @@ mod tests {
             state.apply(Timestamp(1), Command::DomainAdd { name, patch: DomainPatch::default() });
         }
         state
+    }
+
+    #[test]
+    fn what_was_left_half_done_is_removed() {
+        let home = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(home.path()).unwrap();
+        drop(snapshots.write(&meta(3)).unwrap());
+        fs::write(snapshots.receiving().path, "part").unwrap();
+        assert_eq!(fs::read_dir(snapshots.directory()).unwrap().count(), 2);
+        Snapshots::open(home.path()).unwrap();
+        assert_eq!(fs::read_dir(snapshots.directory()).unwrap().count(), 0);
+        drop(snapshots.write(&meta(3)).unwrap());
+        snapshots.give_up();
+        assert_eq!(fs::read_dir(snapshots.directory()).unwrap().count(), 0);
     }
 
     fn write(snapshots: &Snapshots, index: u64) -> SnapshotFile {

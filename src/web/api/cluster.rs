@@ -1,7 +1,7 @@
 //! `/status` of this node and `/cluster`.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -21,6 +21,9 @@ use crate::web::health::not_ready;
 const HEARD_MAX_MS: u64 = 3_000;
 const TOKEN_MINUTES: u64 = 60;
 const TOKEN_MINUTES_MAX: u64 = 7 * 24 * 60;
+/// How long a removal may take until the membership is without the node.
+const REMOVAL_MAX: Duration = Duration::from_secs(10);
+const REMOVAL_LOOK: Duration = Duration::from_millis(50);
 const TWO_NODES: &str = "a cluster of two stops when either node stops: add a third, see `outgate cluster token`";
 
 pub(super) fn routes() -> Router<Parts> {
@@ -147,5 +150,15 @@ async fn change(State(parts): State<Parts>, Path(node): Path<u64>, bytes: Bytes)
 
 async fn remove(State(parts): State<Parts>, Path(node): Path<u64>) -> Answer<StatusCode> {
     propose(&parts, Command::NodeRemove { node, actor: actor() }).await?;
+    let votes = || node != parts.cluster.node_id() && parts.cluster.voters().contains(&node);
+    let asked = Instant::now();
+    while votes() {
+        if asked.elapsed() > REMOVAL_MAX {
+            return Err(ApiError::conflict(
+                "the node is removed but still votes: stop it when `cluster status` shows that it does not",
+            ));
+        }
+        tokio::time::sleep(REMOVAL_LOOK).await;
+    }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -10,6 +10,7 @@
 //! * Segments are removed from the oldest on and never the one being written, whose head says what was purged.
 
 mod index;
+mod purges;
 mod record;
 mod scan;
 mod segment;
@@ -33,12 +34,15 @@ use crate::store::log::writer::{Done, Job, Writer};
 use crate::store::vote::VoteFile;
 use crate::store::{Failure, OpenError, durable};
 
+pub use purges::Purges;
+
 /// The log's handle: store and reader in one. Cheap to clone; the thread ends when the last one is gone.
 #[derive(Clone)]
 pub struct Log {
     index: Arc<Mutex<Index>>,
     jobs: Sender<Job>,
     vote: VoteFile,
+    purges: Purges,
 }
 
 /// How much log there is.
@@ -57,13 +61,18 @@ impl Log {
         let directory = home.join("log");
         durable::create_directory(&directory).map_err(OpenError::io(&directory))?;
         let vote = VoteFile::new(home);
-        let (writer, index) = Writer::new(&directory, scan::scan(&directory)?, vote.clone(), failure);
+        let purges = Purges::default();
+        let (writer, index) = Writer::new(&directory, scan::scan(&directory)?, vote.clone(), purges.clone(), failure);
         let (jobs, waiting) = channel();
         let thread = std::thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run(&waiting))
             .map_err(OpenError::io(&directory))?;
-        Ok((Self { index, jobs, vote }, thread))
+        Ok((Self { index, jobs, vote, purges }, thread))
+    }
+
+    pub fn purges(&self) -> Purges {
+        self.purges.clone()
     }
 
     pub fn extent(&self) -> Extent {
@@ -150,9 +159,10 @@ impl RaftLogStorage<TypeConfig> for Log {
         self.ask(move |done| Job::Truncate(log_id.index, done)).await.map_err(|error| write_error(&error))
     }
 
+    /// Does not wait for the disk: that may take until a snapshot is installed, and openraft must not stand still for it.
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
         self.lock().purge(log_id);
-        self.ask(move |done| Job::Purge(log_id, done)).await.map_err(|error| write_error(&error))
+        self.jobs.send(Job::Purge(log_id)).map_err(|_| write_error(&io::Error::other("the log has stopped")))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use openraft::storage::RaftLogStorageExt;
 use openraft::{CommittedLeaderId, EntryPayload};
@@ -221,11 +222,12 @@ async fn a_purge_holds_after_reopening_and_removes_whole_segments() {
     feed(fixture.log(), 0..40, 1_000_000).await;
     let segments = fixture.segments().len();
     fixture.log().purge(id(1, 20)).await.unwrap();
-    assert!(fixture.segments().len() < segments);
     let log = fixture.reopen().unwrap();
     let extent = log.extent();
     assert_eq!((extent.purged, extent.last, extent.entries), (Some(id(1, 20)), Some(id(1, 39)), 19));
     assert_eq!(all(log).await[0].log_id, id(1, 21));
+    assert!(fixture.segments().len() < segments);
+    let log = fixture.log();
     // A snapshot of a peer may reach beyond the end of the log.
     log.purge(id(3, 100)).await.unwrap();
     let log = fixture.reopen().unwrap();
@@ -233,6 +235,36 @@ async fn a_purge_holds_after_reopening_and_removes_whole_segments() {
     log.blocking_append([entry(3, 101, 10)]).await.unwrap();
     let log = fixture.reopen().unwrap();
     assert_eq!((log.extent().last, log.extent().entries), (Some(id(3, 101)), 1));
+}
+
+#[tokio::test]
+async fn a_purge_waits_on_the_disk_until_the_snapshot_is_there_and_nothing_overtakes_it() {
+    let mut fixture = Fixture::new();
+    feed(fixture.log(), 0..40, 1_000_000).await;
+    let (segments, purges) = (fixture.segments().len(), fixture.log().purges());
+    purges.defer();
+    fixture.log().purge(id(1, 100)).await.unwrap();
+    assert_eq!(fixture.log().extent().purged, Some(id(1, 100)));
+    let mut log = fixture.log().clone();
+    let append = tokio::spawn(async move { log.blocking_append([entry(1, 101, 10)]).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!append.is_finished() && fixture.segments().len() == segments);
+    purges.allow();
+    append.await.unwrap().unwrap();
+    assert!(fixture.segments().len() < segments);
+    assert_eq!(fixture.reopen().unwrap().extent().last, Some(id(1, 101)));
+}
+
+#[tokio::test]
+async fn a_purge_for_a_snapshot_that_was_not_installed_never_comes() {
+    let mut fixture = Fixture::new();
+    feed(fixture.log(), 0..40, 1_000_000).await;
+    fixture.log().purges().defer();
+    fixture.log().purge(id(1, 100)).await.unwrap();
+    fixture.failure.set("the snapshot was not installed");
+    fixture.close();
+    fixture.failure = Failure::default();
+    assert_eq!(fixture.reopen().unwrap().extent().entries, 40);
 }
 
 #[tokio::test]

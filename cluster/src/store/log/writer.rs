@@ -18,6 +18,7 @@ use crate::raft::{Entry, LogId, TypeConfig};
 use crate::store::Failure;
 use crate::store::durable;
 use crate::store::log::index::{Index, Place};
+use crate::store::log::purges::Purges;
 use crate::store::log::record::{self, Body};
 use crate::store::log::scan::Scanned;
 use crate::store::log::segment::{SEGMENT_BYTES, Segment, make_spare};
@@ -32,7 +33,7 @@ pub(crate) enum Job {
     Append(Vec<Entry>, LogFlushed<TypeConfig>),
     Vote(Vote<u64>, Done),
     Truncate(u64, Done),
-    Purge(LogId, Done),
+    Purge(LogId),
 }
 
 /// The same result once more, for the next callback.
@@ -54,6 +55,7 @@ pub(crate) struct Writer {
     directory: PathBuf,
     index: Arc<Mutex<Index>>,
     vote: VoteFile,
+    purges: Purges,
     failure: Failure,
     /// Oldest first; the last one is being written.
     segments: Vec<Arc<Segment>>,
@@ -71,6 +73,7 @@ impl Writer {
         directory: &Path,
         scanned: Scanned,
         vote: VoteFile,
+        purges: Purges,
         failure: Failure,
     ) -> (Self, Arc<Mutex<Index>>) {
         let index = Arc::new(Mutex::new(scanned.index));
@@ -78,6 +81,7 @@ impl Writer {
             directory: directory.to_owned(),
             index: Arc::clone(&index),
             vote,
+            purges,
             failure,
             segments: scanned.segments,
             offset: scanned.offset,
@@ -106,8 +110,10 @@ impl Writer {
                         self.answer(done, |writer| writer.truncate(since));
                         None
                     }
-                    Job::Purge(upto, done) => {
-                        self.answer(done, |writer| writer.purge(upto));
+                    Job::Purge(upto) => {
+                        self.purges.wait(&self.failure);
+                        // An error has stopped the store; nobody waits for more.
+                        drop(self.guarded(|writer| writer.purge(upto)));
                         None
                     }
                 };
