@@ -242,6 +242,7 @@ fn upkeep(inner: &Inner, opened: &Opened, limits: Limits) -> Upkeep {
         watch: inner.watch.clone(),
         log: opened.log.clone(),
         keeper: opened.keeper.clone(),
+        standings: inner.standings.clone(),
         failure: inner.failure.clone(),
         room: opened.room.clone(),
         limits,

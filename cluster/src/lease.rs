@@ -26,6 +26,8 @@ use crate::state::State;
 const LEASE: Duration = Duration::from_secs(5);
 const DRIFT_MAX: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_millis(500);
+/// A node without a lease takes no mail.
+const INTERVAL_WITHOUT: Duration = Duration::from_millis(100);
 
 /// This node's own lease. Cheap to clone.
 #[derive(Clone)]
@@ -57,7 +59,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         {
             inner.lease.extend(asked_ms);
         }
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(if inner.lease.holds() { INTERVAL } else { INTERVAL_WITHOUT }).await;
     }
 }
 

@@ -13,6 +13,7 @@ use crate::leadership::Leadership;
 use crate::lease::{self, Watch};
 use crate::membership;
 use crate::proposer::Proposer;
+use crate::pulse::{Standing, Standings};
 use crate::raft::Raft;
 use crate::state::State;
 use crate::store::codec;
@@ -23,6 +24,8 @@ use crate::store::machine::Replica;
 use crate::store::{Failure, Limits, Room};
 
 const INTERVAL: Duration = Duration::from_millis(500);
+/// A node that was not heard for longer is not waited for.
+const HEARD_MAX_MS: u64 = 3_000;
 
 pub(crate) struct Upkeep {
     pub(crate) raft: Raft,
@@ -33,6 +36,7 @@ pub(crate) struct Upkeep {
     pub(crate) watch: Watch,
     pub(crate) log: Log,
     pub(crate) keeper: Keeper,
+    pub(crate) standings: Standings,
     pub(crate) failure: Failure,
     pub(crate) room: Room,
     pub(crate) limits: Limits,
@@ -126,7 +130,8 @@ impl Upkeep {
         let (at_ms, index) = self.hashed;
         let now_ms = self.clock.raw_ms();
         let is_early = u128::from(now_ms.saturating_sub(at_ms)) < self.limits.state_hash_interval.as_millis();
-        let is_idle = self.replica.applied().is_none_or(|applied| applied.index <= index);
+        let nothing_new = self.replica.applied().is_none_or(|applied| applied.index <= index);
+        let is_idle = nothing_new && self.all_have_hashed(index);
         if is_early || is_idle || self.replica.read(|state| state.nodes().len()) < 2 {
             return;
         }
@@ -134,6 +139,16 @@ impl Upkeep {
             Ok(applied) => self.hashed = (now_ms, applied.index),
             Err(error) => tracing::debug!("no state hash: {error}"),
         }
+    }
+
+    /// This node and all that were heard of late.
+    fn all_have_hashed(&self, index: u64) -> bool {
+        let now_ms = self.clock.raw_ms();
+        let is_there = |standing: &Standing| now_ms.saturating_sub(standing.heard_ms) < HEARD_MAX_MS;
+        let nodes = self.replica.read(State::nodes);
+        let others = nodes.iter().filter_map(|node| self.standings.of(node.id)).filter(is_there);
+        let mut all = others.map(|standing| standing.state_hashes).chain([self.keeper.state_hashes().all()]);
+        all.all(|hashes| hashes.iter().any(|hash| hash.index == index))
     }
 
     fn snapshot_due(&self) -> bool {

@@ -17,6 +17,8 @@ use crate::support::sink::Sink;
 use crate::support::{wait_at_most, wait_for};
 
 const ALICE: &str = "alice@demo.test";
+/// Six seconds without a word, and the time to notice.
+const LEASES_ARE_OVER: Duration = Duration::from_secs(9);
 const BOB: &str = "bob@example.net";
 /// The machine of the MTA and of its name server.
 const MTA: usize = 4;
@@ -165,6 +167,8 @@ fn a_minority_refuses_and_after_healing_all_states_are_equal() {
     for number in 0..4 {
         assert_eq!(write([second, third][number % 2], &format!("majority {number}")).code, 250);
     }
+    // Long enough for the old leader to hold all others to be down.
+    std::thread::sleep(LEASES_ARE_OVER.saturating_sub(cut.elapsed()));
     net.heal(lonely + 1);
     let healed = Instant::now();
     wait_for("mail at the healed node", || knock().then_some(()));
@@ -177,10 +181,14 @@ fn a_minority_refuses_and_after_healing_all_states_are_equal() {
         cluster.nodes[node].cluster_status()?["nodes"][of]["state_hash"].as_str().map(str::to_owned)
     };
     let begun = hash(second, second);
+    cluster.nodes[lonely].ok(&["user", "set", ALICE, "limit_per_day=1000"]);
     wait_at_most(Duration::from_secs(40), "equal hashes of all states", || {
         let all: Vec<String> = (0..3).map(|of| hash(second, of)).collect::<Option<_>>()?;
         (Some(&all[0]) != begun.as_ref() && all.iter().all(|hash| *hash == all[0])).then_some(())
     });
+    let status = cluster.nodes[second].cluster_status().unwrap();
+    let owner_epochs = [lonely, second, third].map(|node| status["nodes"][node]["owner_epoch"].as_u64());
+    assert_eq!(owner_epochs, [Some(2), Some(1), Some(1)], "only the node that was cut off was declared down");
 }
 
 #[test]

@@ -2,12 +2,12 @@
 //!
 //! The checkpoint sums its records' hashes as it goes; what is missing is that all nodes look at the same entry. Behind a
 //! [`Command::StateHash`] the changed records are set aside in the state they have there; the keeper writes them as a
-//! checkpoint of their own, whose sum is the hash. Where a checkpoint is being taken at that moment this node passes the
-//! entry over: there will be another.
+//! checkpoint of their own, whose sum is the hash. Of two that come before that the later one counts. Where a checkpoint is
+//! being taken at that moment this node passes the entry over: the leader sees that and asks again.
 //!
 //! [`Command::StateHash`]: crate::command::Command::StateHash
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,14 @@ pub struct SetAside {
     pub membership: Membership,
 }
 
+impl SetAside {
+    /// With what was set aside before and is not written yet.
+    fn behind(self, old: Self) -> Self {
+        let changes: BTreeMap<_, _> = old.changes.into_iter().chain(self.changes).collect();
+        Self { changes: changes.into_iter().collect(), ..self }
+    }
+}
+
 /// Between who applies and who writes checkpoints.
 #[derive(Default)]
 pub(super) struct Handover {
@@ -73,9 +81,14 @@ impl Handover {
     /// Only while entries stand still.
     pub(super) fn put(&self, set_aside: impl FnOnce() -> SetAside) {
         let mut inner = self.lock();
-        if !inner.capturing && inner.waiting.is_none() {
-            inner.waiting = Some(set_aside());
+        if inner.capturing {
+            return;
         }
+        let new = set_aside();
+        inner.waiting = Some(match inner.waiting.take() {
+            Some(old) => new.behind(old),
+            None => new,
+        });
     }
 
     /// A checkpoint begins; what was set aside before comes first.
@@ -87,5 +100,34 @@ impl Handover {
 
     pub(super) fn end(&self) {
         self.lock().capturing = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use openraft::CommittedLeaderId;
+
+    use super::*;
+    use crate::state::Key;
+
+    fn set_aside(index: u64, changes: &[(u64, &str)]) -> SetAside {
+        let changes = changes.iter().map(|(node, record)| (Key::Node(*node), Some(record.as_bytes().to_vec())));
+        let applied = Some(LogId::new(CommittedLeaderId::new(1, 1), index));
+        SetAside { changes: changes.collect(), applied, membership: Membership::default() }
+    }
+
+    #[test]
+    fn of_two_before_a_checkpoint_the_later_counts_and_during_one_none_does() {
+        let handover = Handover::default();
+        handover.put(|| set_aside(3, &[(1, "old"), (2, "kept")]));
+        handover.put(|| set_aside(5, &[(1, "new"), (3, "added")]));
+        let both = handover.begin().unwrap();
+        assert_eq!(both.applied.unwrap().index, 5);
+        assert_eq!(both.changes, set_aside(5, &[(1, "new"), (2, "kept"), (3, "added")]).changes);
+        handover.put(|| set_aside(6, &[]));
+        handover.end();
+        assert!(handover.begin().is_none());
     }
 }
