@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::mirror::Disks;
 use crate::quarantine::{Held, Quarantine};
 use crate::queue::{AdmissionTag, Queue, QueueParts, Route, Undecided};
+use crate::spool::SpoolError;
 use crate::submission::Line;
 use crate::take_over;
 use crate::tls::{ServerTls, TlsError};
@@ -36,7 +37,8 @@ const _: () = assert!(
     "a message whose judgement has begun is never cut off"
 );
 /// How long the notes on what a crash left open may take before the node begins without.
-const DECIDE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between complaints.
+const DECIDE_PATIENCE: Duration = Duration::from_secs(30);
 /// How soon a lost quorum closes the listeners, and a regained one opens them.
 const READINESS_INTERVAL: Duration = Duration::from_millis(100);
 /// How often what is too old leaves quarantine.
@@ -160,9 +162,10 @@ async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> 
     Ok((line, undecided))
 }
 
-/// Asks the replicated state what became of the messages that a crash caught between store and note.
-/// Afterwards nobody will ask for an admission of an earlier life again.
-async fn decide(cluster: &Cluster, queue: &Queue, undecided: Vec<Undecided>) {
+/// Asks the replicated state what became of the messages that a crash caught between store and note, and sees to it that
+/// nobody has to ask for an admission of an earlier life again: the first one of this life makes the state forget them.
+async fn decide(line: &Line, undecided: Vec<Undecided>) {
+    let Line { cluster, queue, disks, .. } = line;
     let decided = |message: Undecided| {
         let admission = cluster.read(|state| state.admission(admission_id(message.admission)));
         let accepted = admission.is_some_and(|admission| admission.verdict == AdmissionVerdict::Accepted);
@@ -170,11 +173,18 @@ async fn decide(cluster: &Cluster, queue: &Queue, undecided: Vec<Undecided>) {
         (message, accepted)
     };
     let decisions = undecided.into_iter().map(decided).collect();
-    // On a full disk the notes wait for room, and the admissions with them.
-    match tokio::time::timeout(DECIDE_TIMEOUT, queue.decide(decisions)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return tracing::error!(%error, "earlier admissions stay in memory"),
-        Err(_) => return tracing::warn!("earlier admissions stay in memory: the queue has no room for its notes"),
+    let noted = async {
+        queue.decide(decisions).await?;
+        disks.all_confirmed().await;
+        Ok::<(), SpoolError>(())
+    };
+    tokio::pin!(noted);
+    loop {
+        match tokio::time::timeout(DECIDE_PATIENCE, &mut noted).await {
+            Ok(Ok(())) => break,
+            Ok(Err(error)) => return tracing::error!(%error, "what a crash had left open is not noted"),
+            Err(_) => tracing::warn!("no mail is taken yet: the disk has no room, or no other node keeps copies"),
+        }
     }
     if let Some(epoch) = cluster.epoch().checked_sub(1)
         && let Err(error) = cluster.propose(Command::Settle { node: cluster.node_id(), epoch }).await
@@ -219,7 +229,7 @@ async fn take_mail(line: Arc<Line>, listeners: Arc<Listeners>, listening: Arc<At
         tokio::time::sleep(READINESS_INTERVAL).await;
     }
     take_over::come_up(&line).await;
-    decide(cluster, &line.queue, undecided).await;
+    decide(&line, undecided).await;
     loop {
         let owns_mail = take_over::owns_mail(cluster);
         let has_room = line.queue.has_room() || is_alone(cluster);

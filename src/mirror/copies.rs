@@ -86,6 +86,10 @@ impl Copies {
         }
     }
 
+    pub(super) fn accepted(&self) -> Vec<MessageId> {
+        self.table.iter().filter(|(_, copy)| copy.accepted).map(|(id, _)| *id).collect()
+    }
+
     /// The message is accepted. The node that has to hear it; without one `then` waits for the next.
     pub(super) fn accept(&mut self, id: MessageId, then: Option<Then>) -> Option<u64> {
         let copy = self.table.get_mut(&id)?;

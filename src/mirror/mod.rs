@@ -35,6 +35,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use outgate_cluster::Cluster;
 use prometheus_client::metrics::histogram::Histogram;
+use tokio::sync::mpsc;
 
 use crate::config::SpoolConfig;
 use crate::mail::{Message, MessageId};
@@ -154,12 +155,21 @@ impl Disks {
         let Some(mirrors) = &self.mirrors else { return self.spool.accept(ours(id), then) };
         let (here, there) = then.map(both).unzip();
         self.spool.accept(ours(id), here);
-        let mirror = mirrors.copies().accept(id, there);
-        match mirror {
-            Some(node) => mirrors.links.tell(node, id, What::Accepted),
-            None if !mirrors.are_needed() => mirrors.release(id),
-            None => {}
+        mirrors.accept(id, there);
+    }
+
+    /// Returns when whoever may take over knows of each of our messages that it is accepted.
+    pub(crate) async fn all_confirmed(&self) {
+        let Some(mirrors) = &self.mirrors else { return };
+        let (open, mut all) = mpsc::channel::<()>(1);
+        let accepted = mirrors.copies().accepted();
+        for id in accepted {
+            let open = open.clone();
+            mirrors.accept(id, Some(Box::new(move || drop(open))));
         }
+        drop(open);
+        // Ends with the last sender.
+        while all.recv().await.is_some() {}
     }
 
     /// Notes the whole state of the recipients.
@@ -222,6 +232,16 @@ impl Disks {
 pub struct Left(pub(crate) Vec<Found>);
 
 impl Mirrors {
+    /// `then` is called when the mirror knows.
+    fn accept(&self, id: MessageId, then: Option<Then>) {
+        let mirror = self.copies().accept(id, then);
+        match mirror {
+            Some(node) => self.links.tell(node, id, What::Accepted),
+            None if !self.are_needed() => self.release(id),
+            None => {}
+        }
+    }
+
     fn copies(&self) -> MutexGuard<'_, Copies> {
         self.copies.lock().unwrap_or_else(PoisonError::into_inner)
     }
