@@ -176,7 +176,7 @@ fn tls_config() -> Arc<ClientConfig> {
 
 /// The tests know which server they talk to.
 #[derive(Debug)]
-struct AnyCertificate;
+pub struct AnyCertificate;
 
 impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
