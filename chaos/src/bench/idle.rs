@@ -3,11 +3,12 @@
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 use tokio::net::TcpSocket;
 
 use super::submission::{Server, login, product};
+use crate::machine::resident_mib;
 
 const CONNECTIONS: usize = 10_000;
 /// Handshakes under way at once.
@@ -51,13 +52,6 @@ async fn session(number: usize, login: login::Login) -> Result<login::Stream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 9, host), 0)))?;
     login.over(socket.connect(login.address).await?).await
-}
-
-fn resident_mib(pid: u32) -> Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib / 1024.0)
 }
 
 impl fmt::Display for Report {

@@ -7,6 +7,7 @@ mod idle;
 mod process;
 mod submission;
 mod tls;
+mod users;
 
 use std::fmt;
 
@@ -26,6 +27,8 @@ pub(crate) enum Bench {
     Idle,
     /// Time without decisions after the leader of three nodes is killed.
     Failover,
+    /// Memory and start of a node with a million Users.
+    Users,
 }
 
 /// What a bench found, as a table and as JSON.
@@ -35,6 +38,7 @@ pub(crate) enum Found {
     Speed(Report),
     Memory(idle::Report),
     Pause(failover::Report),
+    Users(users::Report),
 }
 
 pub(crate) async fn run(bench: Bench, rounds: usize, nodes: usize) -> anyhow::Result<Found> {
@@ -43,6 +47,7 @@ pub(crate) async fn run(bench: Bench, rounds: usize, nodes: usize) -> anyhow::Re
         Bench::Submission => submission::run(rounds, nodes).await.map(Found::Speed),
         Bench::Idle => idle::run().await.map(Found::Memory),
         Bench::Failover => failover::run().await.map(Found::Pause),
+        Bench::Users => users::run().await.map(Found::Users),
     }
 }
 
@@ -52,6 +57,7 @@ impl fmt::Display for Found {
             Self::Speed(report) => report.fmt(f),
             Self::Memory(report) => report.fmt(f),
             Self::Pause(report) => report.fmt(f),
+            Self::Users(report) => report.fmt(f),
         }
     }
 }

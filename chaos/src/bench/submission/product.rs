@@ -44,15 +44,15 @@ pub(crate) fn start(sink: SocketAddr, nodes: usize) -> Result<Server> {
 }
 
 /// Where one node lives.
-struct Place {
-    data: String,
+pub(crate) struct Place {
+    pub(crate) data: String,
     config: PathBuf,
-    cluster: String,
-    submission: SocketAddr,
+    pub(crate) cluster: String,
+    pub(crate) submission: SocketAddr,
 }
 
 impl Place {
-    fn new(base: &Path, number: usize, sink: SocketAddr) -> Result<Self> {
+    pub(crate) fn new(base: &Path, number: usize, sink: SocketAddr) -> Result<Self> {
         let data = base.join(format!("data-{number}")).to_str().context("a path in UTF-8")?.to_owned();
         let config = base.join(format!("outgate-{number}.toml"));
         let cluster = format!("127.0.0.1:{}", machine::free_port()?);
@@ -68,7 +68,7 @@ impl Place {
         Ok(Self { data, config, cluster, submission })
     }
 
-    fn run(&self) -> Result<Child> {
+    pub(crate) fn run(&self) -> Result<Child> {
         let mut command = Command::new(std::env::current_exe()?);
         Ok(command.args(["node", "run", "--config"]).arg(&self.config).stdout(Stdio::null()).spawn()?)
     }
@@ -94,7 +94,7 @@ impl Place {
     }
 }
 
-fn node(arguments: &[&str]) -> Result<String> {
+pub(crate) fn node(arguments: &[&str]) -> Result<String> {
     let output = Command::new(std::env::current_exe()?).arg("node").args(arguments).output()?;
     ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
