@@ -103,9 +103,9 @@ async fn add_domain(cluster: &Cluster, number: usize) -> Result<Vec<UserId>> {
     };
     let batch = Command::Batch((0..USERS_PER_DOMAIN).map(user).collect());
     let Outcome::Batch(outcomes) = cluster.propose(batch).await?.outcome else { bail!("no answer to a batch") };
-    let added = outcomes.into_iter().map(|outcome| match outcome {
-        Outcome::UserAdded(user) => Ok(user),
-        other => bail!("a user was not added: {other:?}"),
+    let added = outcomes.into_iter().map(|outcome| {
+        let Outcome::UserAdded(user) = outcome else { bail!("a user was not added: {outcome:?}") };
+        Ok(user)
     });
     added.collect()
 }
