@@ -14,7 +14,7 @@ use crate::raft::{Entry, TypeConfig};
 
 /// Entries are sent together up to about this many bytes; one alone may be larger. openraft waits for the answer no longer
 /// than for a heartbeat's, and sends everything again then.
-const APPEND_BYTES_MAX: usize = 256 * 1024;
+const APPEND_BYTES_MAX: usize = 1024 * 1024;
 
 type RpcError = RPCError<u64, BasicNode, RaftError<u64>>;
 
