@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use outgate_cluster::command::{DomainPatch, NewUser};
 use outgate_cluster::state::settings::Patch;
-use outgate_cluster::{Admit, Class, Cluster, Command, DomainName, Login, OpenOptions, Outcome, UserId, Wish};
+use outgate_cluster::{Cluster, Command, DomainName, Login, OpenOptions, Outcome, UserId};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::process;
 use super::submission::product::{Place, node};
+use super::voting::decide;
 use crate::machine::resident_mib;
 
 const DOMAINS: usize = 1_000;
@@ -84,7 +85,7 @@ async fn fill(directory: &Path) -> Result<()> {
             asked.join_next().await.context("a decision")???;
         }
         let cluster = cluster.clone();
-        asked.spawn(async move { send(&cluster, user).await });
+        asked.spawn(async move { decide(&cluster, user, user.0).await.map(drop) });
     }
     for sent in asked.join_all().await {
         sent?;
@@ -108,26 +109,6 @@ async fn add_domain(cluster: &Cluster, number: usize) -> Result<Vec<UserId>> {
         Ok(user)
     });
     added.collect()
-}
-
-async fn send(cluster: &Cluster, user: UserId) -> Result<()> {
-    let id = cluster.next_admission();
-    let admit = Admit {
-        id,
-        settled_below: 0,
-        user,
-        identity: None,
-        wish: Wish::Accept,
-        class: Class::Clean,
-        score: 12,
-        recipients: vec![user.0],
-        null_sender: false,
-        to_contact: false,
-        message: format!("{:026}", user.0),
-    };
-    cluster.admit(admit).await?;
-    cluster.settle(id);
-    Ok(())
 }
 
 impl fmt::Display for Report {

@@ -22,7 +22,7 @@ use crate::report::{Report, Row, Sample};
 /// Three nodes, and what their processes do.
 pub(crate) mod voting {
     pub(crate) use super::nodes::Nodes;
-    pub(crate) use super::outgate::{add_users, ask, ask_forever, ask_once};
+    pub(crate) use super::outgate::{add_users, ask, ask_forever, ask_once, decide};
 }
 
 const LEVELS: [usize; 4] = [1, 16, 128, 1_024];

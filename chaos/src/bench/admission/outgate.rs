@@ -7,7 +7,8 @@ use anyhow::{Context, bail};
 use outgate_cluster::command::{DomainPatch, NewUser};
 use outgate_cluster::state::settings::{Level, Patch};
 use outgate_cluster::{
-    AdmissionVerdict, Admit, Class, Cluster, Command, DomainName, Login, OpenOptions, Outcome, UserId, Wish,
+    Admission, AdmissionVerdict, Admit, Applied, Class, Cluster, Command, DomainName, Login, OpenOptions, Outcome,
+    UserId, Wish,
 };
 
 use super::USERS;
@@ -85,25 +86,31 @@ pub(crate) async fn add_users(cluster: &Cluster) -> anyhow::Result<()> {
     refused.map_or(Ok(()), |refused| bail!("a user was not added: {refused:?}"))
 }
 
+/// One message of the User to the recipient of this number.
+pub(crate) async fn decide(cluster: &Cluster, user: UserId, number: u64) -> anyhow::Result<Applied<Admission>> {
+    let id = cluster.next_admission();
+    let admit = Admit {
+        id,
+        settled_below: 0,
+        user,
+        identity: None,
+        wish: Wish::Accept,
+        class: Class::Clean,
+        score: 12,
+        recipients: vec![number],
+        null_sender: false,
+        to_contact: false,
+        message: format!("{number:026}"),
+    };
+    let decided = cluster.admit(admit).await?;
+    cluster.settle(id);
+    Ok(decided)
+}
+
 impl Asker for Sender {
     async fn ask(&mut self, number: u64) -> anyhow::Result<()> {
-        let id = self.cluster.next_admission();
         let user = self.users.get(usize::try_from(number)? % self.users.len()).copied().context("no users")?;
-        let admit = Admit {
-            id,
-            settled_below: 0,
-            user,
-            identity: None,
-            wish: Wish::Accept,
-            class: Class::Clean,
-            score: 12,
-            recipients: vec![number],
-            null_sender: false,
-            to_contact: false,
-            message: format!("{number:026}"),
-        };
-        let decided = self.cluster.admit(admit).await?;
-        self.cluster.settle(id);
+        let decided = decide(&self.cluster, user, number).await?;
         anyhow::ensure!(decided.outcome.verdict == AdmissionVerdict::Accepted, "{:?}", decided.outcome.verdict);
         Ok(())
     }
