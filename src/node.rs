@@ -145,6 +145,8 @@ async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> 
     let settle = cluster.clone();
     let routes = cluster.clone();
     let lease = cluster.clone();
+    let returning = Arc::new(AtomicBool::new(false));
+    let is_returning = Arc::clone(&returning);
     let parts = QueueParts {
         config: config.clone(),
         dns: dns.clone(),
@@ -153,12 +155,12 @@ async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> 
         metrics: metrics.clone(),
         on_settled: Arc::new(move |tag| settle.settle(admission_id(tag))),
         find_route: Arc::new(move |domain| domain_route(&routes, domain)),
-        may_deliver: Arc::new(move || lease.holds_lease()),
+        may_deliver: Arc::new(move || lease.holds_lease() && !is_returning.load(Ordering::Acquire)),
     };
     let (queue, undecided) = Queue::open(parts, left).await?;
     let directory = Directory::new(config.clone(), cluster.clone(), metrics.clone(), sessions);
     let config = config.clone();
-    let line = Line { config, hostname, cluster, directory, dns, disks, queue, quarantine, maillog, metrics };
+    let line = Line { config, hostname, cluster, directory, dns, disks, queue, quarantine, maillog, metrics, returning };
     Ok((line, undecided))
 }
 

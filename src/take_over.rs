@@ -2,16 +2,18 @@
 //!
 //! A node whose down the cluster has decided owns nothing any more: it has stopped delivering, and nothing of it is
 //! admitted. Whoever mirrors its messages makes them its own and delivers them. When the node is back it first asks
-//! everybody what they have of its messages, lets go of that, and only then owns mail again, under a new owner epoch.
+//! everybody what they have of its messages, lets go of that, and only then owns mail again, under a new owner epoch. It
+//! asks once more before it delivers any: nobody takes over from a node that owns mail.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use outgate_cluster::{AdmissionVerdict, Cluster, Command, Outcome};
 
 use crate::mail::MessageId;
-use crate::mirror::Disks;
+use crate::mirror::Claims;
 use crate::node::admission_id;
 use crate::queue::{AdmissionTag, Entry, sort};
 use crate::submission::Line;
@@ -22,6 +24,12 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// A node that was removed may believe in its lease for this long.
 const REMOVED_PATIENCE: Duration = Duration::from_secs(7);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// How long a node that owns mail may keep silent about what it has before it is taken over from a third.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long a node tries to come back at a time, and then leaves its mail to those who may take it over: nobody does while
+/// it asks.
+const RETURNING_MAX: Duration = Duration::from_secs(20);
+const RETURNING_PAUSE: Duration = Duration::from_secs(20);
 
 /// Whether the node owns mail as far as this one knows.
 pub(crate) fn owns_mail(cluster: &Cluster) -> bool {
@@ -44,7 +52,7 @@ pub(crate) async fn run(line: Arc<Line>) {
             let is_early = removed.contains(&node) && since.elapsed() < REMOVED_PATIENCE;
             if !is_early && swept.is_none_or(|at| at.elapsed() > SWEEP_INTERVAL) {
                 *swept = Some(Instant::now());
-                sweep(&line, node).await;
+                sweep(&line, node, since.elapsed() < SILENCE_MAX).await;
                 sweep_held(&line, node).await;
             }
         }
@@ -52,7 +60,8 @@ pub(crate) async fn run(line: Arc<Line>) {
     }
 }
 
-async fn sweep(line: &Line, node: u64) {
+/// A patient one waits for others who may have some of it already.
+async fn sweep(line: &Line, node: u64, patient: bool) {
     let found = match line.disks.copies_of(node).await {
         Ok(found) if found.is_empty() => return,
         Ok(found) => found,
@@ -60,10 +69,10 @@ async fn sweep(line: &Line, node: u64) {
     };
     let mut sorted = sort(&found, |tag| was_accepted(&line.cluster, tag));
     let ids: Vec<MessageId> = sorted.to_deliver.iter().map(|entry| entry.id).collect();
-    let claimed = claimed_by_others(line, node, &ids).await;
-    sorted.to_deliver.retain(|entry| !claimed.contains(&entry.id));
-    sorted.to_drop.extend(claimed);
-    line.disks.drop_copies(node, &sorted.to_drop);
+    let Some(mut claims) = claims_of_others(line, node, &ids, patient).await else { return };
+    sorted.to_deliver.retain(|entry| !claims.contains_key(&entry.id));
+    claims.extend(sorted.to_drop.into_iter().map(|id| (id, None)));
+    line.disks.let_go_of_copies(node, claims);
     take(line, node, sorted.to_deliver).await;
 }
 
@@ -82,7 +91,8 @@ async fn take(line: &Line, node: u64, entries: Vec<Entry>) {
     }
     let ids = entries.iter().map(|entry| entry.id).collect();
     match line.disks.take(node, ids).await {
-        Ok(()) => {
+        Ok(false) => tracing::info!(node, "it is about to own mail again"),
+        Ok(true) => {
             tracing::warn!(node, messages = entries.len(), "took over the messages of a node that is down");
             line.queue.take_over(entries, node);
         }
@@ -96,66 +106,90 @@ fn was_accepted(cluster: &Cluster, tag: AdmissionTag) -> bool {
     admission.is_some_and(|admission| admission.verdict == AdmissionVerdict::Accepted)
 }
 
-/// What others have of them already: a copy may have stayed where it was of no use. Who does not answer has nothing.
-async fn claimed_by_others(line: &Line, node: u64, ids: &[MessageId]) -> BTreeSet<MessageId> {
-    let mut claimed = BTreeSet::new();
+/// What others have of them already: a copy may have stayed where it was of no use. `None` = somebody does not say.
+async fn claims_of_others(line: &Line, node: u64, ids: &[MessageId], patient: bool) -> Option<Claims> {
+    let mut claims = Claims::new();
     for other in line.cluster.other_owners().iter().map(|node| node.id) {
-        claimed.extend(line.disks.claims(other, node, ids).await.unwrap_or_default());
+        match line.disks.claims(other, node, ids).await {
+            Some(of_other) => add(&mut claims, of_other),
+            None if patient => return None,
+            None => tracing::warn!(silent = other, node, "taking over without knowing what another node has of it"),
+        }
     }
-    claimed
+    Some(claims)
+}
+
+/// Whoever knows that a message is done knows more than others.
+fn add(claims: &mut Claims, more: Claims) {
+    for (id, owner) in more {
+        claims.entry(id).and_modify(|known| *known = known.and(owner)).or_insert(owner);
+    }
 }
 
 /// Returns when this node owns mail: at once where it never ceased to.
 pub(crate) async fn come_up(line: &Line) {
     let cluster = &line.cluster;
+    let owns_mail = || cluster.read(|state| state.ownership(cluster.node_id()));
+    if owns_mail().up {
+        return;
+    }
+    // Until it is known twice what others have, nothing goes out.
+    line.returning.store(true, Ordering::Release);
+    let (mut begun, mut duplicates) = (Instant::now(), None);
     loop {
-        let ownership = cluster.read(|state| state.ownership(cluster.node_id()));
-        if ownership.up {
-            return;
-        }
-        if cluster.barrier().await.is_ok() && let_go(line, &line.disks).await {
-            let command = Command::NodeUp { node: cluster.node_id(), owner_epoch: ownership.epoch };
-            match cluster.propose(command).await.map(|applied| applied.outcome) {
-                Ok(Outcome::Refused(refusal)) => tracing::warn!(%refusal, "this node does not own mail"),
-                Ok(_) => tracing::info!(owner_epoch = ownership.epoch + 1, "this node owns mail"),
-                Err(error) => tracing::warn!(%error, "this node does not own mail yet"),
+        let ownership = owns_mail();
+        if cluster.barrier().await.is_ok()
+            && let Some(found) = let_go(line).await
+        {
+            if duplicates.is_none() {
+                line.metrics.duplicates.inc_by(found);
+                duplicates = Some(found);
             }
+            if ownership.up {
+                break;
+            }
+            own_mail(cluster, ownership.epoch).await;
+        } else if !ownership.up && begun.elapsed() > RETURNING_MAX {
+            tokio::time::sleep(RETURNING_PAUSE).await;
+            begun = Instant::now();
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }
+    line.returning.store(false, Ordering::Release);
 }
 
-/// Lets go of what others have. False = somebody did not say what that is.
-async fn let_go(line: &Line, disks: &Disks) -> bool {
-    let here = line.cluster.node_id();
-    let Ok(own) = disks.own_ids().await else { return false };
-    let (mut claimed, mut taken, mut held) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+async fn own_mail(cluster: &Cluster, epoch: u64) {
+    let command = Command::NodeUp { node: cluster.node_id(), owner_epoch: epoch };
+    match cluster.propose(command).await.map(|applied| applied.outcome) {
+        Ok(Outcome::Refused(refusal)) => tracing::warn!(%refusal, "this node does not own mail"),
+        Ok(_) => tracing::info!(owner_epoch = epoch + 1, "this node owns mail"),
+        Err(error) => tracing::warn!(%error, "this node does not own mail yet"),
+    }
+}
+
+/// Lets go of what others have; returns how many messages go out twice: those that were taken over though we were done with
+/// them. `None` = somebody did not say what it has.
+async fn let_go(line: &Line) -> Option<u64> {
+    let (here, disks) = (line.cluster.node_id(), &line.disks);
+    let own = disks.own_ids().await.ok()?;
+    let (mut claims, mut taken, mut held) = (Claims::new(), Vec::new(), Vec::new());
     for other in line.cluster.other_owners().iter().map(|node| node.id) {
-        let claims = disks.claims(other, here, &own).await;
-        let all = (claims, disks.taken_by(other).await, disks.held_taken_by(other).await);
-        match all {
-            (Some(of_own), Some(all), Some(of_held)) => {
-                claimed.extend(of_own);
-                taken.extend(all);
-                held.extend(of_held);
-            }
-            (None, ..) | (_, None, _) | (.., None) => {
-                tracing::warn!(node = other, "waiting for a node to say what it has taken over");
-                return false;
-            }
-        }
+        let of_own = disks.claims(other, here, &own).await;
+        let all = of_own.zip(disks.taken_by(other).await).zip(disks.held_taken_by(other).await);
+        let Some(((of_own, all), of_held)) = all else {
+            tracing::warn!(node = other, "waiting for a node to say what it has taken over");
+            return None;
+        };
+        add(&mut claims, of_own);
+        taken.extend(all.into_iter().filter(|id| !disks.has(*id)));
+        held.extend(of_held.into_iter().map(|id| (id, other)));
     }
-    // What was taken over though we were done with it goes out twice.
-    let duplicates = taken.into_iter().filter(|id| own.binary_search(id).is_err()).count();
-    line.metrics.duplicates.inc_by(duplicates as u64);
-    if !claimed.is_empty() || duplicates > 0 {
-        tracing::warn!(messages = claimed.len(), duplicates, "others have taken over messages of this node");
+    if !claims.is_empty() || !taken.is_empty() {
+        tracing::warn!(messages = claims.len(), done = taken.len(), "others have taken over messages of this node");
     }
-    line.queue.let_go(claimed);
-    for id in held {
-        if let Err(error) = line.quarantine.remove(id).await {
-            tracing::debug!(%id, %error, "what others hold is not here");
-        }
+    line.queue.let_go(claims).await;
+    for (id, node) in held {
+        line.quarantine.hand_over(id, node).await.ok()?;
     }
-    true
+    Some(taken.len() as u64)
 }

@@ -23,6 +23,7 @@ mod worker;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -41,6 +42,20 @@ const RECIPIENTS_MAX: usize = 100;
 
 /// Whether this node may hand mail to next hops now; others may have taken over what it has.
 pub type MayDeliver = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// Whether a message is another node's by now; shared with whoever is about to send it.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct LetGo(Arc<AtomicBool>);
+
+impl LetGo {
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
 
 /// A host and port that mail is handed to.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -75,6 +90,7 @@ pub(crate) struct Job {
     pub(crate) hosts: Arc<[Host]>,
     /// An operator asked: tries hosts that failed a moment ago as well.
     pub(crate) force: bool,
+    pub(crate) let_go: LetGo,
     pub(crate) report: Report,
     pub(crate) answered: bool,
 }

@@ -47,6 +47,7 @@ impl Bench {
             message: Some(Message::new(Bytes::from_static(b"Subject: x\r\n\r\nbody\r\n"))),
             hosts: hop.hosts.clone().into(),
             force: false,
+            let_go: LetGo::default(),
             report: Arc::clone(&self.report),
             answered: false,
         })

@@ -61,7 +61,7 @@ pub(super) async fn run(connection: &mut Connection, parcel: &Parcel<'_>) -> End
 }
 
 fn not_now(connection: &Connection) -> Answer {
-    connection.failed("4.3.2", "this node has lost touch with its cluster and delivers nothing")
+    connection.failed("4.3.2", "this node has lost touch with its cluster, or another one has taken over the message")
 }
 
 /// What the hop has said beforehand that it cannot take.

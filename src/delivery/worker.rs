@@ -102,7 +102,7 @@ impl Worker {
                 needs_eight_bit: self.shared.config.delivery.eight_bit_strict && !message.bytes().is_ascii(),
                 body,
                 begun: &AtomicBool::new(false),
-                may_deliver: &*shared.may_deliver,
+                may_deliver: &|| (shared.may_deliver)() && !job.let_go.is_set(),
             };
             tokio::select! {
                 biased;

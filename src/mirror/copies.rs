@@ -1,6 +1,9 @@
 //! Where the second copy of each of our messages is. Pure bookkeeping.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
+
+use bytes::Bytes;
 
 use super::letter::{Mark, What};
 use crate::mail::MessageId;
@@ -22,6 +25,8 @@ struct Copy {
     since: u64,
     /// To be called when its mirror knows that it is accepted, or when it is done.
     waiting: Vec<Then>,
+    /// What came of its recipients while it was on its way to a mirror.
+    untold: Option<Bytes>,
 }
 
 #[derive(Default)]
@@ -30,30 +35,54 @@ pub(super) struct Copies {
     /// Those that are nowhere.
     homeless: BTreeSet<MessageId>,
     clock: u64,
+    /// The last homeless one that was sent: those behind it have their turn before it is tried again.
+    cursor: Option<MessageId>,
+}
+
+impl Copy {
+    fn new(place: Place, accepted: bool) -> Self {
+        Self { place, accepted, since: 0, waiting: Vec::new(), untold: None }
+    }
 }
 
 impl Copies {
     /// A message of ours whose copy is not known.
     pub(super) fn find(&mut self, id: MessageId, accepted: bool) {
-        self.table.insert(id, Copy { place: Place::Nowhere, accepted, since: 0, waiting: Vec::new() });
+        self.table.insert(id, Copy::new(Place::Nowhere, accepted));
         self.homeless.insert(id);
     }
 
     /// A new message on its way to a mirror.
     pub(super) fn send(&mut self, id: MessageId, accepted: bool) {
-        self.table.insert(id, Copy { place: Place::Sending, accepted, since: 0, waiting: Vec::new() });
+        self.table.insert(id, Copy::new(Place::Sending, accepted));
     }
 
-    /// Up to `count` messages without a copy, which from now on are on their way to a mirror.
+    /// Up to `count` messages without a copy, which from now on are on their way to a mirror. None = all have had a turn.
     pub(super) fn send_homeless(&mut self, count: usize) -> Vec<MessageId> {
-        let ids: Vec<MessageId> = self.homeless.iter().take(count).copied().collect();
+        let behind = self.cursor.map_or(Bound::Unbounded, Bound::Excluded);
+        let ids: Vec<MessageId> = self.homeless.range((behind, Bound::Unbounded)).take(count).copied().collect();
         for id in &ids {
             self.homeless.remove(id);
             if let Some(copy) = self.table.get_mut(id) {
                 copy.place = Place::Sending;
             }
         }
+        if count > 0 {
+            self.cursor = ids.last().copied();
+        }
         ids
+    }
+
+    /// What came of the recipients. The node that has to hear it.
+    pub(super) fn progress(&mut self, id: MessageId, state: &Bytes) -> Option<u64> {
+        let copy = self.table.get_mut(&id)?;
+        match copy.place {
+            Place::At(node) => return Some(node),
+            Place::Sending => copy.untold = Some(state.clone()),
+            // It is read when the copy is made.
+            Place::Nowhere => {}
+        }
+        None
     }
 
     pub(super) fn homeless(&self) -> usize {
@@ -62,20 +91,17 @@ impl Copies {
 
     /// The message is on the node's disk, which believes it `accepted` or not. What the node has to hear at once, and what
     /// has waited for that.
-    pub(super) fn placed(&mut self, id: MessageId, node: u64, accepted: bool) -> (Option<Mark>, Vec<Then>) {
+    pub(super) fn placed(&mut self, id: MessageId, node: u64, accepted: bool) -> (Vec<Mark>, Vec<Then>) {
         self.clock += 1;
-        let mark = |what| Some(Mark { id: id.into(), what });
-        match self.table.get_mut(&id) {
-            None => (mark(What::Done), Vec::new()),
-            Some(copy) => {
-                (copy.place, copy.since) = (Place::At(node), self.clock);
-                match (copy.accepted, accepted) {
-                    (true, false) => (mark(What::Accepted), Vec::new()),
-                    (true, true) => (None, std::mem::take(&mut copy.waiting)),
-                    (false, _) => (None, Vec::new()),
-                }
-            }
+        let mark = |what| Mark { id: id.into(), what };
+        let Some(copy) = self.table.get_mut(&id) else { return (vec![mark(What::Done)], Vec::new()) };
+        (copy.place, copy.since) = (Place::At(node), self.clock);
+        let mut marks: Vec<Mark> = copy.untold.take().map(What::Progress).map(mark).into_iter().collect();
+        if copy.accepted && !accepted {
+            marks.push(mark(What::Accepted));
         }
+        let waited = if copy.accepted && accepted { std::mem::take(&mut copy.waiting) } else { Vec::new() };
+        (marks, waited)
     }
 
     /// No mirror took it.
@@ -206,11 +232,11 @@ mod tests {
         copies.send(id, false);
         assert_eq!(copies.accept(id, calls.then()), None);
         let (told, thens) = copies.placed(id, 2, false);
-        assert_eq!((told, calls.made(thens)), (Some(mark(id, What::Accepted)), 0));
+        assert_eq!((told, calls.made(thens)), (vec![mark(id, What::Accepted)], 0));
         assert_eq!(calls.made(copies.confirmed(id, 3)), 0);
         assert_eq!(calls.made(copies.confirmed(id, 2)), 1);
         assert_eq!(copies.done(id).0, Some(2));
-        assert_eq!(copies.placed(id, 3, true).0, Some(mark(id, What::Done)), "a late copy of what is done");
+        assert_eq!(copies.placed(id, 3, true).0, [mark(id, What::Done)], "a late copy of what is done");
     }
 
     #[test]
@@ -225,9 +251,25 @@ mod tests {
         assert_eq!(copies.send_homeless(9), [id]);
         assert_eq!((copies.homeless(), copies.mirror(id)), (0, None));
         copies.not_placed(id);
+        assert_eq!(copies.send_homeless(9), [], "it has had its turn");
         assert_eq!(copies.send_homeless(9), [id]);
+        let state = Bytes::from_static(b"one was delivered meanwhile");
+        assert_eq!(copies.progress(id, &state), None);
         let (told, thens) = copies.placed(id, 3, true);
-        assert_eq!((told, calls.made(thens)), (None, 1));
+        assert_eq!((told, calls.made(thens)), (vec![mark(id, What::Progress(state.clone()))], 1));
+        assert_eq!(copies.progress(id, &state), Some(3));
+    }
+
+    #[test]
+    fn what_finds_no_place_does_not_hold_up_what_is_behind_it() {
+        let mut copies = Copies::default();
+        let ids: Vec<_> = (0..3).map(|_| MessageId::generate()).collect();
+        ids.iter().for_each(|id| copies.find(*id, true));
+        assert_eq!(copies.send_homeless(1), ids[..1]);
+        copies.not_placed(ids[0]);
+        assert_eq!(copies.send_homeless(0), []);
+        assert_eq!(copies.send_homeless(9), ids[1..]);
+        assert_eq!((copies.send_homeless(9), copies.send_homeless(9)), (vec![], ids[..1].to_vec()));
     }
 
     #[test]

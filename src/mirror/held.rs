@@ -8,6 +8,7 @@ use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::task::JoinSet;
 
 use super::letter::{Answer, Hold, IDS_MAX, Id, PART_MAX_BYTES, Question};
 use super::placing::MIRRORS_TRIED_MAX;
@@ -49,24 +50,29 @@ impl Disks {
         Err(QuarantineError::NoMirror(id))
     }
 
-    /// Tells everybody that the message is not held any more.
-    pub(crate) fn let_out(&self, id: MessageId) {
-        let Some(mirrors) = self.mirrors.clone() else { return };
-        tokio::spawn(async move {
-            for node in mirrors.candidates(id) {
+    /// Tells everybody that the message is not held any more; returns when all who are there know it.
+    pub(crate) async fn let_out(&self, id: MessageId) {
+        let Some(mirrors) = &self.mirrors else { return };
+        let mut telling = JoinSet::new();
+        for node in mirrors.candidates(id) {
+            let mirrors = Arc::clone(mirrors);
+            telling.spawn(async move {
                 if let Err(why) = mirrors.have_done(node, &Question::LetOut { ids: vec![id.into()] }).await {
                     tracing::debug!(node, %id, why, "a copy of what was held may stay for a while");
                 }
-            }
-        });
+            });
+        }
+        telling.join_all().await;
     }
 
     /// Makes `owner`'s copies in quarantine ours, in a list first; returns what they are.
     pub(crate) async fn take_held(&self, owner: u64) -> Result<Vec<MessageId>, QuarantineError> {
-        match &self.mirrors {
-            Some(mirrors) => mirrors.keeper.take_held(owner).await,
-            None => Ok(Vec::new()),
+        let Some(mirrors) = &self.mirrors else { return Ok(Vec::new()) };
+        let taken = mirrors.keeper.take_held(owner).await?;
+        if !taken.is_empty() {
+            mirrors.held_changed.notify_one();
         }
+        Ok(taken)
     }
 
     /// What `node` has taken over of this one's quarantine. `None` = it does not say.
@@ -115,14 +121,13 @@ impl Mirrors {
     async fn compare_held(&self) -> Result<(), String> {
         let quarantine = self.keeper.quarantine();
         let all: BTreeSet<MessageId> = quarantine.all().await.map_err(|error| error.to_string())?.into_iter().collect();
-        // What is being copied at this moment is not missing.
-        let mut missing = &all - &*self.holding();
+        let mut wanted = Wanted::new(&all, self.holding().clone());
         for node in self.others() {
             let kept = self.held_inventory(node).await?;
             let mut stray = Vec::new();
             for id in kept {
                 // One copy is enough. What came meanwhile is in no list, and is held.
-                if !missing.remove(&id) && (all.contains(&id) || !quarantine.holds(id).await) {
+                if !wanted.takes(id) && (all.contains(&id) || !quarantine.holds(id).await) {
                     stray.push(Id::from(id));
                 }
             }
@@ -130,7 +135,7 @@ impl Mirrors {
                 self.have_done(node, &Question::LetOut { ids: stray }).await?;
             }
         }
-        for id in missing {
+        for id in wanted.missing {
             if let Ok((held, message)) = quarantine.show(id).await
                 && !self.place_held(&held, &message).await
             {
@@ -159,11 +164,31 @@ impl Mirrors {
     }
 }
 
+/// Which copies are of use.
+struct Wanted {
+    missing: BTreeSet<MessageId>,
+    /// Being copied at this moment: neither missing nor, where the copy has arrived, of no use.
+    holding: BTreeSet<MessageId>,
+}
+
+impl Wanted {
+    fn new(all: &BTreeSet<MessageId>, holding: BTreeSet<MessageId>) -> Self {
+        Self { missing: all - &holding, holding }
+    }
+
+    /// Of what is not being copied, one is enough.
+    fn takes(&mut self, id: MessageId) -> bool {
+        self.missing.remove(&id) || self.holding.contains(&id)
+    }
+}
+
 /// Sees to the copies of what is held, for as long as anybody uses the disks.
 pub(super) async fn run(mirrors: Weak<Mirrors>) {
     let mut compared: Option<(Instant, Vec<u64>)> = None;
-    loop {
-        tokio::time::sleep(INTERVAL).await;
+    while let Some(changed) = mirrors.upgrade().map(|mirrors| Arc::clone(&mirrors.held_changed)) {
+        if tokio::time::timeout(INTERVAL, changed.notified()).await.is_ok() {
+            compared = None;
+        }
         let Some(mirrors) = mirrors.upgrade() else { return };
         let others = mirrors.others();
         let is_due = compared.as_ref().is_none_or(|(at, with)| at.elapsed() > COMPARE_INTERVAL || *with != others);
@@ -173,5 +198,18 @@ pub(super) async fn run(mirrors: Weak<Mirrors>) {
                 Err(why) => tracing::debug!(why, "not everything that is held has a second copy yet"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_has_just_come_is_not_dropped_as_a_second_one() {
+        let [held, holding, gone] = std::array::from_fn(|_| MessageId::generate());
+        let mut wanted = Wanted::new(&BTreeSet::from([held, holding]), BTreeSet::from([holding]));
+        let taken = [held, held, holding, holding, gone].map(|id| wanted.takes(id));
+        assert_eq!((taken, wanted.missing.len()), ([true, false, true, true, false], 0));
     }
 }

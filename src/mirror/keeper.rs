@@ -22,7 +22,10 @@ use crate::spool::{Found, Spool, SpoolError, Then, Whose};
 use parts::Parts;
 
 /// Between a node's question for what was taken over and its owning mail again.
-const RETURN_MAX: Duration = Duration::from_secs(10);
+pub(super) const RETURN_MAX: Duration = Duration::from_secs(10);
+/// Between the moment as of which a node is known to be down and taking over from it. Shorter than [`RETURN_MAX`]: if it
+/// came back in between, its question was heard in time.
+const TAKING_MAX: Duration = Duration::from_secs(5);
 
 pub(super) struct Keeper {
     spool: Spool,
@@ -91,7 +94,7 @@ impl Keeper {
                 if of == owner {
                     self.returning().insert(owner, Instant::now());
                 }
-                self.claims(of, ids).await
+                self.claims(owner, of, ids).await
             }
             Question::Taken => Ok(taken_from(&self.taken, owner).await),
             Question::Hold(hold) => self.hold(owner, hold).await,
@@ -167,23 +170,29 @@ impl Keeper {
         Ok(Answer::Inventory(behind.take(IDS_MAX).map(|found| (Id::from(found.id), found.accepted)).collect()))
     }
 
-    async fn claims(&self, owner: u64, ids: Vec<Id>) -> Result<Answer, String> {
+    /// Which of `of`'s messages are whose by now. Of two nodes that both keep a copy of what may be taken over, the one with
+    /// the smaller number takes it.
+    async fn claims(&self, asker: u64, of: u64, ids: Vec<Id>) -> Result<Answer, String> {
         let taken = self.taken.lock().await;
-        let mut claimed = Vec::new();
-        for id in ids {
-            let lives = self.spool.get(id.into()).await.map_err(|error| error.to_string())?;
-            if taken.holds(id.into()) || lives.is_some_and(|found| found.whose != Whose::Of(owner)) {
-                claimed.push(id);
-            }
-        }
-        Ok(Answer::Ids(claimed))
+        let ids = ids.into_iter().map(MessageId::from).collect();
+        let found = self.spool.look_up(ids).await.map_err(|error| error.to_string())?;
+        let here = self.cluster.node_id();
+        let takes_first = asker != of && here < asker;
+        let owner_of = |(id, found): (MessageId, Option<(Whose, bool)>)| match found {
+            Some((Whose::Of(node), accepted)) if node == of => (takes_first && accepted).then_some((id, Some(here))),
+            Some((Whose::Of(node), _)) => Some((id, Some(node))),
+            Some((Whose::Ours, _)) => Some((id, Some(here))),
+            None => taken.of(of).is_some_and(|listed| listed.contains(&id)).then_some((id, None)),
+        };
+        let owners = found.into_iter().filter_map(owner_of);
+        Ok(Answer::Owners(owners.map(|(id, owner)| (id.into(), owner)).collect()))
     }
 
     fn returning(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
         self.returning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_returning(&self, owner: u64) -> bool {
+    pub(super) fn is_returning(&self, owner: u64) -> bool {
         self.returning().get(&owner).is_some_and(|since| since.elapsed() < RETURN_MAX)
     }
 
@@ -208,12 +217,13 @@ impl Keeper {
     /// answered, so that none of it is dropped as somebody else's.
     pub(super) async fn finish(&self) -> Result<(), SpoolError> {
         for owner in self.taken_owners().await {
-            let listed = self.taken.lock().await.of(owner).cloned().unwrap_or_default();
+            let taken = Arc::clone(&self.taken).lock_owned().await;
+            let listed = taken.of(owner).cloned().unwrap_or_default();
             let copies = self.spool.list(Whose::Of(owner)).await?.into_iter().map(|found| found.id);
             let half_taken: Vec<MessageId> = copies.filter(|id| listed.contains(id)).collect();
             if !half_taken.is_empty() {
                 tracing::warn!(owner, messages = half_taken.len(), "finishing a take-over");
-                self.take(owner, half_taken).await?;
+                self.adopt(taken, owner, half_taken).await?;
             }
             self.finish_held(owner)
                 .await
@@ -222,9 +232,34 @@ impl Keeper {
         Ok(())
     }
 
-    /// Makes `owner`'s messages ours; they are on disk as such when it returns.
-    pub(super) async fn take(&self, owner: u64, ids: Vec<MessageId>) -> Result<(), SpoolError> {
+    /// Makes `owner`'s messages ours; they are on disk as such when it returns. False = it owns mail again or is about to,
+    /// or this node does not know.
+    pub(super) async fn take(&self, owner: u64, ids: Vec<MessageId>) -> Result<bool, SpoolError> {
+        let Some(as_of) = self.up_to_date().await else { return Ok(false) };
         let taken = Arc::clone(&self.taken).lock_owned().await;
+        if !self.may_take(owner, as_of) {
+            return Ok(false);
+        }
+        self.adopt(taken, owner, ids).await.map(|()| true)
+    }
+
+    /// What is read behind it is no older than the moment that it returns.
+    async fn up_to_date(&self) -> Option<Instant> {
+        let begun = Instant::now();
+        self.cluster.barrier().await.is_ok().then_some(begun)
+    }
+
+    /// For whoever holds a list of what is taken. A node that comes back asks once more when it owns mail again, before it
+    /// delivers any: either that question is heard before this one, or what is listed now is told in its answer.
+    fn may_take(&self, owner: u64, as_of: Instant) -> bool {
+        self.cluster.read(|state| state.is_out(owner))
+            && !self.is_returning(owner)
+            && self.cluster.holds_lease()
+            && as_of.elapsed() < TAKING_MAX
+    }
+
+    /// In the list first.
+    async fn adopt(&self, taken: OwnedMutexGuard<Taken>, owner: u64, ids: Vec<MessageId>) -> Result<(), SpoolError> {
         let new: Vec<MessageId> =
             ids.iter().copied().filter(|id| !taken.of(owner).is_some_and(|known| known.contains(id))).collect();
         let taken = on_disk(taken, move |taken| taken.add(owner, &new)).await?;
@@ -239,9 +274,13 @@ impl Keeper {
         if self.spool.has_failed() { Err(SpoolError::Stopped) } else { Ok(()) }
     }
 
-    /// `owner`'s copy is of no use.
-    pub(super) fn drop_copy(&self, owner: u64, id: MessageId) {
-        self.spool.done((id, Whose::Of(owner)), None);
+    /// `owner`'s copy is of no use; with a node, that is whose message it is by now.
+    pub(super) fn let_go_of(&self, owner: u64, id: MessageId, node: Option<u64>) {
+        let copy = (id, Whose::Of(owner));
+        match node {
+            Some(node) => self.spool.hand_over(copy, node, None),
+            None => self.spool.done(copy, None),
+        }
     }
 
     /// The old owner is back and has dropped what was taken.

@@ -35,7 +35,7 @@ pub(super) enum Question {
     Inventory {
         after: Option<Id>,
     },
-    /// Which of this node's messages do you own, or mirror for somebody else, or have taken over?
+    /// Which of this node's messages are somebody else's by now, as far as you know?
     Claims {
         of: u64,
         ids: Vec<Id>,
@@ -121,6 +121,8 @@ pub(super) enum Answer {
     Records(Bytes),
     /// User id and count, without the Users that have none.
     Sessions(Vec<(u64, u64)>),
+    /// Messages that changed hands with the node that has them now; `None` = they were taken over and are done.
+    Owners(Vec<(Id, Option<u64>)>),
 }
 
 impl Answer {
@@ -133,7 +135,8 @@ impl Answer {
             | Self::Ids(_)
             | Self::Lengths(_)
             | Self::Records(_)
-            | Self::Sessions(_) => "it answered another question".to_owned(),
+            | Self::Sessions(_)
+            | Self::Owners(_) => "it answered another question".to_owned(),
         }
     }
 }

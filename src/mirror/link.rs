@@ -30,7 +30,9 @@ const INVENTORY_TIMEOUT: Duration = Duration::from_secs(10);
 const DOUBT_INTERVAL: Duration = Duration::from_secs(300);
 /// Copies that are made again at once.
 const PLACING_MAX: usize = 16;
-/// How long nodes may be silent after a start before what they may keep is copied elsewhere.
+/// In a row; then there is a pause, because nobody seems to take copies.
+const FAILURES_MAX: usize = 16;
+/// How long a node that owns mail may be silent before what it may keep is copied elsewhere.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The ways to all other nodes.
@@ -47,7 +49,9 @@ struct Link {
 struct Outbox {
     marks: VecDeque<Mark>,
     doubtful: bool,
-    /// A batch is being told.
+    /// When it came into doubt; while a node is out, that is now.
+    doubted_at: Instant,
+    /// A batch is being told, or a comparison is made.
     busy: bool,
     compared_at: Option<Instant>,
 }
@@ -56,7 +60,8 @@ impl Links {
     fn get(&self, node: u64) -> Arc<Link> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || {
-            let outbox = Outbox { marks: VecDeque::new(), doubtful: true, busy: false, compared_at: None };
+            let (marks, doubted_at) = (VecDeque::new(), Instant::now());
+            let outbox = Outbox { marks, doubtful: true, doubted_at, busy: false, compared_at: None };
             Arc::new(Link { outbox: Mutex::new(outbox), work: Notify::new() })
         };
         Arc::clone(table.entry(node).or_insert_with(new))
@@ -79,11 +84,10 @@ impl Links {
         link.work.notify_one();
     }
 
-    /// Waits until nothing is left to be told to nodes that are not in doubt, at most `limit`.
-    pub(super) async fn are_told(&self, limit: Duration) -> bool {
+    /// Waits until these nodes know all, at most `limit`.
+    pub(super) async fn are_told(&self, nodes: &[u64], limit: Duration) -> bool {
         let until = Instant::now() + limit;
-        let links: Vec<Arc<Link>> =
-            self.table.lock().unwrap_or_else(PoisonError::into_inner).values().map(Arc::clone).collect();
+        let links: Vec<Arc<Link>> = nodes.iter().map(|node| self.get(*node)).collect();
         while links.iter().any(|link| link.outbox().is_waiting()) {
             if Instant::now() > until {
                 return false;
@@ -97,6 +101,14 @@ impl Links {
     pub(super) fn doubt(&self, node: u64) {
         self.get(node).outbox().doubt();
     }
+
+    /// The node is out, and will be in doubt when it is back.
+    fn lose(&self, node: u64) {
+        let link = self.get(node);
+        let mut outbox = link.outbox();
+        outbox.doubt();
+        outbox.doubted_at = Instant::now();
+    }
 }
 
 impl Link {
@@ -104,19 +116,24 @@ impl Link {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn was_compared(&self) -> bool {
-        self.outbox().compared_at.is_some()
+    /// It may keep copies that are not known here, and is likely to say so soon.
+    fn may_say_more(&self) -> bool {
+        let outbox = self.outbox();
+        (outbox.doubtful || outbox.compared_at.is_none()) && outbox.doubted_at.elapsed() < PATIENCE
     }
 }
 
 impl Outbox {
     fn doubt(&mut self) {
+        if !self.doubtful {
+            self.doubted_at = Instant::now();
+        }
         self.doubtful = true;
         self.marks.clear();
     }
 
     fn is_waiting(&self) -> bool {
-        self.busy || !self.marks.is_empty()
+        self.busy || self.doubtful || !self.marks.is_empty()
     }
 
     fn take_batch(&mut self) -> Vec<Mark> {
@@ -135,7 +152,6 @@ impl Outbox {
 
 /// Keeps every other node informed and makes lost copies again, for as long as anybody uses the disks.
 pub(super) async fn run(mirrors: Weak<Mirrors>) {
-    let begun = Instant::now();
     let mut tasks = BTreeMap::new();
     while let Some(mirrors) = mirrors.upgrade() {
         let here = mirrors.cluster.node_id();
@@ -146,12 +162,12 @@ pub(super) async fn run(mirrors: Weak<Mirrors>) {
         let out: Vec<u64> =
             mirrors.cluster.read(|state| tasks.keys().copied().filter(|id| state.is_out(*id)).collect());
         for node in out {
-            mirrors.links.doubt(node);
+            mirrors.links.lose(node);
             mirrors.copies().lose(node);
         }
         let up = nodes.iter().filter(|node| node.id != here && node.ownership.up);
-        let all_compared = up.clone().all(|node| mirrors.links.get(node.id).was_compared());
-        if mirrors.are_needed() && up.count() > 0 && (all_compared || begun.elapsed() > PATIENCE) {
+        let is_early = up.clone().any(|node| mirrors.links.get(node.id).may_say_more());
+        if mirrors.are_needed() && up.count() > 0 && !is_early {
             mirrors.make_again().await;
         }
         mirrors.count_missing();
@@ -191,11 +207,13 @@ impl Mirrors {
         let is_doubtful = {
             let mut outbox = link.outbox();
             let old = outbox.compared_at.is_none_or(|at| at.elapsed() > DOUBT_INTERVAL);
+            outbox.busy = true;
             std::mem::take(&mut outbox.doubtful) || old
         };
         if is_doubtful {
-            self.compare(node, link).await?;
-            return Ok(true);
+            let compared = self.compare(node, link).await;
+            link.outbox().busy = false;
+            return compared.map(|()| true);
         }
         let batch = {
             let mut outbox = link.outbox();
@@ -257,18 +275,23 @@ impl Mirrors {
         self.metrics.mirror_copies_missing.set(i64::try_from(missing).unwrap_or(i64::MAX));
     }
 
-    /// Copies that are nowhere, until all are somewhere or one finds no place.
+    /// Copies that are nowhere, until each has had its turn or nobody seems to take any.
     async fn make_again(self: &Arc<Self>) {
         let mut placing = JoinSet::new();
-        let mut goes_on = true;
+        let (mut failures, mut all_had_a_turn) = (0, false);
         loop {
-            let count = if goes_on { PLACING_MAX - placing.len() } else { 0 };
-            for id in self.copies().send_homeless(count) {
-                let mirrors = Arc::clone(self);
-                placing.spawn(async move { mirrors.make_one_again(id).await });
+            let count = PLACING_MAX - placing.len();
+            if count > 0 && failures < FAILURES_MAX && !all_had_a_turn {
+                let ids = self.copies().send_homeless(count);
+                all_had_a_turn = ids.is_empty();
+                for id in ids {
+                    let mirrors = Arc::clone(self);
+                    placing.spawn(async move { mirrors.make_one_again(id).await });
+                }
             }
             match placing.join_next().await {
-                Some(placed) => goes_on &= placed.unwrap_or(false),
+                Some(Ok(true)) => failures = 0,
+                Some(Ok(false) | Err(_)) => failures += 1,
                 None => return,
             }
         }

@@ -35,7 +35,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use outgate_cluster::Cluster;
 use prometheus_client::metrics::histogram::Histogram;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::config::SpoolConfig;
 use crate::mail::{Message, MessageId};
@@ -49,6 +49,7 @@ use keeper::Keeper;
 use letter::What;
 use link::Links;
 pub use log::Searched;
+pub(crate) use take_over::Claims;
 use placing::Parcel;
 
 /// How long mirrors may take to hear the last marks.
@@ -74,6 +75,8 @@ pub(crate) struct Mirrors {
     keeper: Arc<Keeper>,
     /// What is about to be held, here and there.
     holding: Mutex<BTreeSet<MessageId>>,
+    /// Something is held here that has no copy.
+    held_changed: Arc<Notify>,
     /// Bytes on their way to mirrors.
     sending: tokio::sync::Semaphore,
 }
@@ -109,6 +112,7 @@ impl Disks {
             links: Links::default(),
             keeper: Arc::new(keeper),
             holding: Mutex::default(),
+            held_changed: Arc::default(),
             sending: tokio::sync::Semaphore::new(placing::SENDING_MAX),
         });
         keeper::serve(&mirrors, cluster);
@@ -175,9 +179,10 @@ impl Disks {
     /// Notes the whole state of the recipients.
     pub(crate) fn progress(&self, id: MessageId, state: Vec<u8>) {
         if let Some(mirrors) = &self.mirrors {
-            let mirror = mirrors.copies().mirror(id);
+            let state = Bytes::from(state.clone());
+            let mirror = mirrors.copies().progress(id, &state);
             if let Some(node) = mirror {
-                mirrors.links.tell(node, id, What::Progress(state.clone().into()));
+                mirrors.links.tell(node, id, What::Progress(state));
             }
         }
         self.spool.progress(ours(id), state, None);
@@ -220,7 +225,7 @@ impl Disks {
     /// Tells the mirrors what they have to hear, syncs, commits the index and ends the threads.
     pub(crate) async fn shutdown(&self) {
         if let Some(mirrors) = &self.mirrors
-            && !mirrors.links.are_told(FAREWELL_MAX).await
+            && !mirrors.links.are_told(&mirrors.others(), FAREWELL_MAX).await
         {
             tracing::warn!("not every mirror knows what became of its copies: what was done may go out again");
         }

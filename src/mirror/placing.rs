@@ -66,11 +66,9 @@ impl Mirrors {
     }
 
     fn placed(&self, id: MessageId, node: u64, accepted: bool) {
-        let (mark, waited) = self.copies().placed(id, node, accepted);
+        let (marks, waited) = self.copies().placed(id, node, accepted);
         waited.into_iter().for_each(|then| then());
-        if let Some(mark) = mark {
-            self.links.push(node, mark);
-        }
+        marks.into_iter().for_each(|mark| self.links.push(node, mark));
     }
 
     /// Other nodes that own mail, in the order in which they are to be asked for this message: those that were heard of late

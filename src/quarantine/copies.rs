@@ -41,6 +41,15 @@ impl Store {
         }
     }
 
+    /// Makes what is held here a copy of what the node holds.
+    pub(super) fn hand_over(&self, id: MessageId, node: u64) -> Result<(), QuarantineError> {
+        let day = self.day_path(day_of(id));
+        match self.move_to(id, &day.join(copy_name(node, id))) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => Ok(other.and_then(|()| sync_directory(&day))?),
+        }
+    }
+
     /// Copies that are too old: their owner's are, too.
     pub(super) fn expire_copies(&self, day: u64, before_ms: u64) -> io::Result<()> {
         for name in names(&self.day_path(day))? {

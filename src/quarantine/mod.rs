@@ -170,6 +170,11 @@ impl Quarantine {
         self.run(move |store| ids.into_iter().try_for_each(|id| store.adopt(node, id))).await
     }
 
+    /// The node holds this by now: what is here becomes the copy. One that is not here is left alone.
+    pub(crate) async fn hand_over(&self, id: MessageId, node: u64) -> Result<(), QuarantineError> {
+        self.run(move |store| store.hand_over(id, node)).await
+    }
+
     /// Runs `work` on a blocking thread, at most [`CONCURRENT_MAX`] at a time. The permit goes with the work: a caller
     /// that gives up does not make room before its work is done.
     async fn run<T: Send + 'static>(

@@ -143,10 +143,19 @@ impl Store {
     fn delete(&self, id: MessageId, path: &Path) -> Result<Option<Held>, QuarantineError> {
         let (held, marker) = entry(id, path).ok().map(|entry| (entry.held, entry.once)).unzip();
         fs::remove_file(path).map_err(|error| unknown_if_absent(id, error))?;
-        if let Some(marker) = marker.flatten() {
-            remove_if_there(&self.directory.join("once").join(marker))?;
-        }
+        self.remove_marker(marker.flatten())?;
         Ok(held)
+    }
+
+    fn remove_marker(&self, marker: Option<String>) -> io::Result<()> {
+        marker.map_or(Ok(()), |marker| remove_if_there(&self.directory.join("once").join(marker)))
+    }
+
+    /// What is held here becomes `path`, and is not held any more.
+    pub(super) fn move_to(&self, id: MessageId, path: &Path) -> io::Result<()> {
+        let marker = entry(id, &self.path(id)).ok().and_then(|entry| entry.once);
+        fs::rename(self.path(id), path)?;
+        self.remove_marker(marker)
     }
 
     pub(super) fn expire(&self, now_ms: u64) -> Result<Vec<(MessageId, Option<Held>)>, QuarantineError> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::operate::Done;
 use super::{AdmissionTag, NewMessage, QueueEntry, QueueRecipient};
-use crate::delivery::{Answer, Fate};
+use crate::delivery::{Answer, Fate, LetGo};
 use crate::mail::{Envelope, Message, MessageId};
 use crate::maillog::Origin;
 use crate::spool::Found;
@@ -94,8 +94,8 @@ pub(crate) struct Entry {
     pub(crate) relayed: Vec<(usize, Answer)>,
     /// Some recipients were not really tried in this round: the node stops, or the hop takes a few at a time.
     pub(crate) untried: bool,
-    /// Others have taken it over: when nothing of it is under way any more, it is theirs alone.
-    pub(crate) let_go: bool,
+    /// Others have taken it over: it is here only until what was under way comes back.
+    pub(crate) let_go: LetGo,
     /// The administrator who removes it waits for this.
     pub(crate) removal: Option<Done>,
 }
@@ -142,7 +142,7 @@ impl Entry {
             round: Vec::new(),
             relayed: Vec::new(),
             untried: false,
-            let_go: false,
+            let_go: LetGo::default(),
             removal: None,
         }
     }
@@ -187,6 +187,7 @@ impl Entry {
             message: None,
             round: Vec::new(),
             relayed: Vec::new(),
+            let_go: self.let_go.clone(),
             removal: None,
             ..*self
         }

@@ -10,16 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::entry::{Entry, Reported};
 use super::operate::{Done, Operation};
 use super::plan::{self, Leg, Plan};
+use super::take_over::Yielded;
 use super::{FindRoute, QueueEntry, QueueError, Route};
 use crate::clock::now_ms;
 use crate::delivery::{self, Delivery, DeliveryMessage, Finished, Host, Job, NextHop};
 use crate::mail::MessageId;
 use crate::maillog::{Event, Maillog, Record, Status};
+use crate::mirror::Claims;
 
 /// Jobs that are handed out at once; the rest waits in the schedule.
 const UNDER_WAY_MAX: usize = 50_000;
@@ -35,8 +37,13 @@ pub(crate) struct Owner;
 pub(crate) enum QueueMessage {
     Start,
     Add(Box<Entry>),
-    /// Others have taken these over.
-    LetGo(BTreeSet<MessageId>),
+    /// It is ours from now on.
+    TakeOver(Box<Entry>),
+    /// Others have taken these over; `noted` is dropped when that is on disk.
+    LetGo {
+        claims: Claims,
+        noted: mpsc::Sender<()>,
+    },
     Tick,
     Planned {
         id: MessageId,
@@ -101,6 +108,7 @@ pub(crate) struct OwnerState {
     pub(super) memory_bytes: u64,
     pub(super) started: bool,
     pub(super) stopping: Vec<oneshot::Sender<()>>,
+    pub(super) yielded: Yielded,
 }
 
 impl Actor for Owner {
@@ -125,6 +133,7 @@ impl Actor for Owner {
             memory_bytes: 0,
             started: false,
             stopping: Vec::new(),
+            yielded: Yielded::default(),
             myself,
         };
         parts.entries.into_iter().for_each(|entry| state.add(entry));
@@ -140,8 +149,9 @@ impl Actor for Owner {
         match message {
             QueueMessage::Start => state.started = true,
             QueueMessage::Add(entry) => state.add(*entry),
-            QueueMessage::LetGo(ids) => ids.into_iter().for_each(|id| state.let_go(id)),
-            QueueMessage::Tick => state.stop_idle_hops(),
+            QueueMessage::TakeOver(entry) => state.take_over(*entry),
+            QueueMessage::LetGo { claims, noted } => state.let_go(claims, &noted),
+            QueueMessage::Tick => state.tick(),
             QueueMessage::Planned { id, plan, force } => state.planned(id, plan, force).await,
             QueueMessage::Finished(finished) => state.finished(finished),
             QueueMessage::Noticed { of, told, notice } => state.noticed(of, &told, notice),
@@ -201,10 +211,14 @@ pub(super) fn answer<T>(reply: oneshot::Sender<T>, value: T) {
 }
 
 impl OwnerState {
-    /// A message that is known already stays as it is: it goes out once.
+    /// A message that is known already stays as it is: it goes out once. So does what others took over meanwhile.
     pub(super) fn add(&mut self, mut entry: Entry) {
         if self.entries.contains_key(&entry.id) {
             tracing::warn!(id = %entry.id, "a message came twice and is queued once");
+            return;
+        }
+        if self.yielded.contains(entry.id) {
+            tracing::warn!(id = %entry.id, "another node has taken over a message that comes late");
             return;
         }
         self.delivery.metrics.queue_messages.inc();
@@ -292,6 +306,9 @@ impl OwnerState {
     async fn planned(&mut self, id: MessageId, plan: Plan, force: bool) {
         for leg in plan.legs {
             let Some(entry) = self.entries.get_mut(&id) else { return };
+            if entry.let_go.is_set() {
+                break;
+            }
             let job = Box::new(Job {
                 id,
                 hop: Arc::clone(&leg.hop),
@@ -300,6 +317,7 @@ impl OwnerState {
                 recipients: leg.recipients,
                 hosts: leg.hosts,
                 force,
+                let_go: entry.let_go.clone(),
                 report: Arc::clone(&self.report),
                 answered: false,
             });
@@ -313,6 +331,11 @@ impl OwnerState {
 
     async fn hand_out(&mut self, key: Arc<NextHop>, job: Box<Job>) {
         hand_to(&mut self.hops, &self.delivery, key, job).await;
+    }
+
+    fn tick(&mut self) {
+        self.yielded.forget_old();
+        self.stop_idle_hops();
     }
 
     fn stop_idle_hops(&mut self) {

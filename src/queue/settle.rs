@@ -30,7 +30,7 @@ impl OwnerState {
             self.delivery.metrics.deliveries.get_or_create(&name.into()).inc();
             self.maillog.record(attempt_record(entry, recipient, status, &answer));
             if fate == Fate::Delivered {
-                if entry.let_go {
+                if entry.let_go.is_set() {
                     self.delivery.metrics.duplicates.inc();
                 }
                 let wanted = entry.envelope.recipients.get(recipient).is_some_and(|to| to.notify.success);
@@ -57,8 +57,8 @@ impl OwnerState {
         if entry.message.take().is_some() {
             self.memory_bytes = self.memory_bytes.saturating_sub(entry.size);
         }
-        if entry.let_go {
-            self.forget(id);
+        if entry.let_go.is_set() {
+            self.take_out(id);
         } else {
             self.settle(id);
         }
@@ -167,6 +167,10 @@ impl OwnerState {
 
     pub(super) fn close_or_schedule(&mut self, id: MessageId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
+        if entry.let_go.is_set() {
+            self.take_out(id);
+            return;
+        }
         if entry.pending().is_empty() {
             self.forget(id);
             return;
@@ -188,8 +192,16 @@ impl OwnerState {
         }
     }
 
+    /// The message is over.
     pub(super) fn forget(&mut self, id: MessageId) {
-        let Some(mut entry) = self.entries.remove(&id) else { return };
+        let Some(mut entry) = self.take_out(id) else { return };
+        let removal = entry.removal.take();
+        let told = removal.map(|reply| -> Then { Box::new(move || answer(reply, Ok(()))) });
+        self.delivery.disks.done(id, told);
+    }
+
+    pub(super) fn take_out(&mut self, id: MessageId) -> Option<Entry> {
+        let entry = self.entries.remove(&id)?;
         self.due.remove(&(entry.progress.next_attempt_ms, id));
         self.delivery.metrics.queue_messages.dec();
         if entry.progress.frozen {
@@ -198,9 +210,7 @@ impl OwnerState {
         if entry.message.is_some() {
             self.memory_bytes = self.memory_bytes.saturating_sub(entry.size);
         }
-        let removal = entry.removal.take();
-        let told = removal.map(|reply| -> Then { Box::new(move || answer(reply, Ok(()))) });
-        self.delivery.disks.done(id, told);
+        Some(entry)
     }
 }
 

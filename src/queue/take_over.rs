@@ -1,14 +1,22 @@
 //! Messages that change hands between nodes.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
 
 use super::entry::Entry;
 use super::owner::{OwnerState, QueueMessage, send};
 use super::{AdmissionTag, Queue};
 use crate::clock::now_ms;
+use crate::delivery::LetGo;
 use crate::mail::MessageId;
 use crate::maillog::{Event, Record, Status};
+use crate::mirror::Claims;
 use crate::spool::Found;
+
+/// How long it is remembered what this node let go of.
+const YIELDED_MAX: Duration = Duration::from_secs(600);
 
 /// What is to be done with another node's messages.
 pub(crate) struct Sorted {
@@ -43,26 +51,67 @@ impl Queue {
             self.inner.metrics.messages_taken_over.inc();
             // What the old owner waited for may be long over.
             entry.progress.next_attempt_ms = entry.progress.next_attempt_ms.min(now_ms());
-            send(&self.inner.owner, QueueMessage::Add(Box::new(entry)));
+            send(&self.inner.owner, QueueMessage::TakeOver(Box::new(entry)));
         }
     }
 
-    /// Lets go of messages that others have taken over. What is just being sent is let go when that is over.
-    pub(crate) fn let_go(&self, ids: BTreeSet<MessageId>) {
-        let mut undecided = self.undecided();
-        undecided.retain(|id, _| !ids.contains(id));
-        drop(undecided);
-        send(&self.inner.owner, QueueMessage::LetGo(ids));
+    /// Lets go of messages that others have taken over; returns when that is on disk. Nothing of them is begun to be sent
+    /// from then on.
+    pub(crate) async fn let_go(&self, claims: Claims) {
+        self.undecided().retain(|id, _| !claims.contains_key(id));
+        let (noted, mut all) = mpsc::channel(1);
+        send(&self.inner.owner, QueueMessage::LetGo { claims, noted });
+        // Ends with the last sender.
+        while all.recv().await.is_some() {}
     }
 }
 
 impl OwnerState {
-    pub(super) fn let_go(&mut self, id: MessageId) {
-        self.delivery.metrics.messages_yielded.inc();
-        match self.entries.get_mut(&id) {
-            Some(entry) if entry.under_way > 0 => entry.let_go = true,
-            Some(_) => self.forget(id),
-            None => self.delivery.disks.done(id, None),
+    /// Of a message that this node let go of before, an attempt may still be under way.
+    pub(super) fn take_over(&mut self, entry: Entry) {
+        self.yielded.ids.remove(&entry.id);
+        match self.entries.get_mut(&entry.id) {
+            // What comes back of that was perhaps never begun.
+            Some(known) if known.let_go.is_set() => (known.let_go, known.untried) = (LetGo::default(), true),
+            Some(_) | None => self.add(entry),
+        }
+    }
+
+    pub(super) fn let_go(&mut self, claims: Claims, noted: &mpsc::Sender<()>) {
+        self.yielded.add(claims.keys().copied());
+        for (id, node) in claims {
+            self.delivery.metrics.messages_yielded.inc();
+            match self.entries.get_mut(&id) {
+                Some(entry) if entry.under_way > 0 => entry.let_go.set(),
+                Some(_) => drop(self.take_out(id)),
+                None => {}
+            }
+            let noted = noted.clone();
+            self.delivery.disks.let_go(id, node, Box::new(move || drop(noted)));
+        }
+    }
+}
+
+/// What this node let go of lately: a session that stood still for a while may still hand it in.
+#[derive(Default)]
+pub(super) struct Yielded {
+    ids: BTreeSet<MessageId>,
+    last: Option<Instant>,
+}
+
+impl Yielded {
+    fn add(&mut self, ids: impl Iterator<Item = MessageId>) {
+        self.ids.extend(ids);
+        self.last = Some(Instant::now());
+    }
+
+    pub(super) fn contains(&self, id: MessageId) -> bool {
+        self.ids.contains(&id)
+    }
+
+    pub(super) fn forget_old(&mut self) {
+        if self.last.is_some_and(|last| last.elapsed() > YIELDED_MAX) {
+            *self = Self::default();
         }
     }
 }

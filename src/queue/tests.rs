@@ -11,8 +11,10 @@ use crate::config::DeliveryConfig;
 use crate::delivery::sink::{Captured, Say, Sink, polite, reply, until};
 use crate::mail::{Address, Body, Notify, Recipient, Return, ReversePath};
 use crate::maillog::{Event, Query, Status};
+use crate::mirror::Claims;
 
 mod ends;
+mod hands;
 
 const HOUR_MS: u64 = 3_600_000;
 const TAG: AdmissionTag = AdmissionTag { node: 1, epoch: 2, sequence: 3 };

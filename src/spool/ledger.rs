@@ -39,8 +39,8 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Takes note of a record at `location`. `payload` is the metadata of a message, or the progress. False = it is about
-    /// a message that belongs to somebody else, and changes nothing.
+    /// Takes note of a record at `location`. `payload` is the metadata of a message, the progress, or the node that it is
+    /// handed over to. False = it is about a message that belongs to somebody else, and changes nothing.
     pub(super) fn apply(&mut self, name: Name, location: Location, payload: &[u8]) -> bool {
         let Name { kind, id, whose } = name;
         if self.live.get(&id).is_some_and(|live| live.whose != whose) {
@@ -52,6 +52,10 @@ impl Ledger {
             Kind::Progress => self.change(id, |live| live.progress = Some(payload.into())),
             Kind::Done => self.remove(id),
             Kind::Adopted => self.change(id, |live| (live.whose, live.accepted) = (Whose::Ours, true)),
+            Kind::HandedOver => {
+                let Some(node) = payload.try_into().ok().map(u64::from_le_bytes) else { return false };
+                self.change(id, |live| (live.whose, live.accepted) = (Whose::Of(node), true));
+            }
         }
         true
     }
@@ -190,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_adopted_is_ours_whatever_its_old_owner_says() {
+    fn a_message_is_its_new_owners_whatever_the_old_one_says() {
         let (mut ledger, id) = (Ledger::default(), MessageId::generate());
         let of = |kind, node| Name { kind, id, whose: Whose::Of(node) };
         assert!(ledger.apply(of(Kind::Held, 2), at(1), b"m"));
@@ -201,6 +205,9 @@ mod tests {
         assert!(!ledger.apply(of(Kind::Done, 2), at(1), b""));
         let live = ledger.get(id).map(|live| (live.whose, live.accepted, live.location, &*live.meta == b"m"));
         assert_eq!(live, Some((Whose::Ours, true, at(1), true)));
-        assert!(ledger.apply(ours(Kind::Done, id), at(1), b"") && ledger.get(id).is_none());
+        assert!(ledger.apply(ours(Kind::HandedOver, id), at(1), &3_u64.to_le_bytes()));
+        assert!(!ledger.apply(ours(Kind::Done, id), at(1), b"") && !ledger.apply(of(Kind::Done, 2), at(1), b""));
+        assert_eq!(ledger.get(id).map(|live| (live.whose, live.accepted)), Some((Whose::Of(3), true)));
+        assert!(ledger.apply(of(Kind::Done, 3), at(1), b"") && ledger.get(id).is_none());
     }
 }

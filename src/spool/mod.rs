@@ -186,6 +186,11 @@ impl Spool {
         self.mark(Name { kind: Kind::Adopted, id, whose: Whose::Of(node) }, Vec::new(), then);
     }
 
+    /// Notes that the message is `node`'s from now on, and accepted: we are its mirror.
+    pub(crate) fn hand_over(&self, (id, whose): (MessageId, Whose), node: u64, then: Option<Then>) {
+        self.mark(Name { kind: Kind::HandedOver, id, whose }, node.to_le_bytes().into(), then);
+    }
+
     fn mark(&self, name: Name, payload: Vec<u8>, then: Option<Then>) {
         if self.requests.send(Request::Mark { name, payload, then }).is_err() {
             tracing::error!(id = %name.id, "the spool has stopped: what became of the message is not noted");
@@ -194,17 +199,35 @@ impl Spool {
 
     /// What lives, in order of id; behind everything that was asked before.
     pub(crate) async fn list(&self, whose: Whose) -> Result<Vec<Found>, SpoolError> {
-        self.ask(|reply| Request::List { whose, reply }).await
+        self.look(move |ledger| found(ledger, whose)).await
     }
 
     pub(crate) async fn get(&self, id: MessageId) -> Result<Option<Found>, SpoolError> {
-        self.ask(|reply| Request::Get { id, reply }).await
+        self.look(move |ledger| ledger.get(id).map(|live| Found::new(id, live))).await
     }
 
-    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, SpoolError> {
+    /// Whose each of the messages is, and whether it is accepted; `None` = it is not here.
+    pub(crate) async fn look_up(&self, ids: Vec<MessageId>) -> Result<Vec<(MessageId, Option<(Whose, bool)>)>, SpoolError> {
+        let one = |ledger: &ledger::Ledger, id| (id, ledger.get(id).map(|live| (live.whose, live.accepted)));
+        self.look(move |ledger| ids.into_iter().map(|id| one(ledger, id)).collect()).await
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&ledger::Ledger) -> T + Send + 'static,
+    ) -> Result<T, SpoolError> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(question(reply)).map_err(|_| SpoolError::Stopped)?;
+        let look = Box::new(move |ledger: &ledger::Ledger| {
+            if reply.send(look(ledger)).is_err() {
+                tracing::debug!("nobody waited for the spool's answer");
+            }
+        });
+        self.requests.send(Request::Look(look)).map_err(|_| SpoolError::Stopped)?;
         answer.await.map_err(|_| SpoolError::Stopped)
+    }
+
+    pub(crate) fn has(&self, id: MessageId) -> bool {
+        self.shared.location(id).is_some()
     }
 
     /// The bytes of a message; `None` if it is not in the spool.

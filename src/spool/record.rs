@@ -28,6 +28,8 @@ pub(super) enum Kind {
     Done,
     /// Another node's message is ours from here on, and accepted.
     Adopted,
+    /// Is that of another node from here on, and accepted: we mirror it.
+    HandedOver,
 }
 
 /// Set in the kind of a record of another node's message.
@@ -69,13 +71,13 @@ impl Kind {
             Self::Progress => 4,
             Self::Done => 5,
             Self::Adopted => 6,
+            Self::HandedOver => 7,
         }
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        [Self::Held, Self::Message, Self::Accepted, Self::Progress, Self::Done, Self::Adopted]
-            .into_iter()
-            .find(|kind| kind.code() == code)
+        let all = [Self::Held, Self::Message, Self::Accepted, Self::Progress, Self::Done, Self::Adopted, Self::HandedOver];
+        all.into_iter().find(|kind| kind.code() == code)
     }
 }
 

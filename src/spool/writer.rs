@@ -19,7 +19,7 @@ use super::index::{Commit, Position};
 use super::ledger::Ledger;
 use super::record::{self, Kind, Name};
 use super::segment::{self, FILE_HEADER_LENGTH, Location};
-use super::{Found, Shared, SpoolError, Whose, found};
+use super::{Shared, SpoolError};
 use crate::mail::MessageId;
 
 const BATCH_MAX: usize = 4096;
@@ -53,15 +53,8 @@ pub(super) enum Request {
         payload: Vec<u8>,
         then: Option<Then>,
     },
-    /// What lives and is whose.
-    List {
-        whose: Whose,
-        reply: oneshot::Sender<Vec<Found>>,
-    },
-    Get {
-        id: MessageId,
-        reply: oneshot::Sender<Option<Found>>,
-    },
+    /// At what lives, in its turn.
+    Look(Box<dyn FnOnce(&Ledger) + Send>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -201,7 +194,7 @@ impl Writer {
                     bytes += body.len();
                     batch.push_back(request);
                 }
-                Request::Mark { .. } | Request::List { .. } | Request::Get { .. } => batch.push_back(request),
+                Request::Mark { .. } | Request::Look(_) => batch.push_back(request),
             }
             if batch.len() >= BATCH_MAX || bytes >= BATCH_MAX_BYTES {
                 break;
@@ -253,7 +246,7 @@ impl Writer {
                 Request::Store { name, meta, body, .. } => self.write(*name, meta, body, end)?,
                 Request::Mark { name, payload, .. } => self.write(*name, payload, &[], end)?,
                 // Nothing to write: it keeps its turn with an empty place.
-                Request::Stop(_) | Request::List { .. } | Request::Get { .. } => {
+                Request::Stop(_) | Request::Look(_) => {
                     places.push(Location { segment: self.segment, offset: end, meta_length: 0, body_length: 0 });
                     continue;
                 }
@@ -305,8 +298,7 @@ impl Writer {
                     }
                     self.synced_calls.extend(then);
                 }
-                Request::List { whose, reply } => tell(reply, found(&self.ledger, whose)),
-                Request::Get { id, reply } => tell(reply, self.ledger.get(id).map(|live| Found::new(id, live))),
+                Request::Look(look) => look(&self.ledger),
                 Request::Stop(_) => {}
             }
         }
@@ -330,8 +322,7 @@ impl Writer {
                 Request::Store { reply, .. } => {
                     answer(reply, Err(SpoolError::Full(self.shared.directory.clone())));
                 }
-                Request::List { whose, reply } => tell(reply, found(&self.ledger, whose)),
-                Request::Get { id, reply } => tell(reply, self.ledger.get(id).map(|live| Found::new(id, live))),
+                Request::Look(look) => look(&self.ledger),
                 Request::Mark { .. } | Request::Stop(_) => self.postponed.push_back(request),
             }
         }
@@ -343,8 +334,9 @@ impl Writer {
             return Ok(());
         }
         let begun = Instant::now();
-        // After a failed fdatasync a second one may report success for data that is lost: the caller stops for good.
-        self.file.sync_data()?;
+        // After a failed fdatasync a second one may report success for data that is lost: the caller stops for good, even
+        // where the reason is a full disk.
+        self.file.sync_data().map_err(|error| io::Error::other(format!("fdatasync: {error}")))?;
         self.shared.sync_seconds.observe(begun.elapsed().as_secs_f64());
         self.synced_replies.drain(..).for_each(|(reply, _permit)| answer(reply, Ok(())));
         self.synced_calls.drain(..).for_each(|call| call());
@@ -463,12 +455,6 @@ fn is_damage(error: &io::Error) -> bool {
 
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-fn tell<T>(reply: oneshot::Sender<T>, value: T) {
-    if reply.send(value).is_err() {
-        tracing::debug!("nobody waited for the spool's answer");
-    }
 }
 
 fn answer(reply: oneshot::Sender<Result<(), SpoolError>>, result: Result<(), SpoolError>) {

@@ -171,6 +171,7 @@ async fn line(config: Arc<Config>, cluster: Cluster, directory: &TempDir) -> Lin
         queue,
         maillog,
         metrics,
+        returning: Arc::default(),
     }
 }
 

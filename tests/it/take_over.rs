@@ -162,9 +162,44 @@ fn large_messages_are_mirrored_in_parts_and_arrive_as_they_were() {
     assert!(sink.captured()[0].text().contains(&text), "the text is another");
 }
 
+/// The node that took over has no mirror but the old owner, whose copy becomes the second one.
+#[test]
+fn a_message_outlives_a_node_that_took_it_over_and_had_no_other_place_for_it() {
+    let (sink, open) = Sink::closed();
+    let mut cluster = TestCluster::with_alice(&sink);
+    let (owner, taker, full) = (0, 1, 2);
+    cluster.nodes[full].add_config("[spool]\nfree_min_bytes = 1000000000000000\n");
+    cluster.nodes[full].kill();
+    cluster.nodes[full].spawn();
+    wait_at_most(PATIENCE, "the full node", || cluster.nodes[full].cluster_status());
+    let sent = send(&cluster.nodes[owner], "m", 10);
+    wait_for("the first attempts", || (queued(&cluster.nodes[owner]) == 10).then_some(()));
+    cluster.nodes[owner].kill();
+    let missing = |node: &TestNode| metric(node, "outgate_mirror_copies_missing");
+    wait_at_most(PATIENCE, "a take-over", || {
+        let taken = metric(&cluster.nodes[taker], "outgate_messages_taken_over_total");
+        (taken == 10 && missing(&cluster.nodes[taker]) == 10).then_some(())
+    });
+    cluster.nodes[owner].restart();
+    assert_eq!(metric(&cluster.nodes[owner], "outgate_messages_yielded_total"), 10);
+    wait_at_most(PATIENCE, "second copies", || (missing(&cluster.nodes[taker]) == 0).then_some(()));
+    assert_eq!(metric(&cluster.nodes[taker], "outgate_mirror_copies_remade_total"), 0, "they are where they were");
+    cluster.nodes[taker].kill();
+    open.store(true, Ordering::Relaxed);
+    wait_at_most(PATIENCE, "every message", || (sink.subjects().len() == 10).then_some(()));
+    assert!(sent.iter().all(|subject| sink.subjects()[subject] == 1), "{:?}", sink.subjects());
+}
+
 fn held(node: &TestNode) -> Vec<String> {
     let list = node.json(&["quarantine", "list"]);
     list.as_array().unwrap().iter().map(|held| held["id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Files that are copies of what another node holds.
+fn copies_held(cluster: &TestCluster) -> usize {
+    let days = |node: &TestNode| std::fs::read_dir(node.data().join("quarantine")).unwrap().flatten();
+    let files = cluster.nodes.iter().flat_map(days).filter_map(|day| std::fs::read_dir(day.path()).ok()).flatten();
+    files.flatten().filter(|file| file.file_name().to_string_lossy().contains(".copy-")).count()
 }
 
 #[test]
@@ -194,4 +229,6 @@ fn the_quarantine_of_a_dead_node_is_held_by_another_and_not_twice_when_it_is_bac
     assert!(held(&cluster.nodes[victim]).is_empty(), "others hold it");
     assert_eq!(others.iter().map(|at| held(&cluster.nodes[*at]).len()).sum::<usize>(), 2);
     assert_eq!(sink.captured().len(), 1);
+    // What it had is the copy of what the other holds, as long as that has no other.
+    wait_for("two copies of each", || (copies_held(&cluster) == 2).then_some(()));
 }

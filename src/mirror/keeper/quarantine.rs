@@ -38,8 +38,9 @@ impl Keeper {
 
     /// Makes what `owner` holds ours, in the list first; returns what that is. Nothing while it is about to come back.
     pub(in crate::mirror) async fn take_held(&self, owner: u64) -> Result<Vec<MessageId>, QuarantineError> {
+        let Some(as_of) = self.up_to_date().await else { return Ok(Vec::new()) };
         let taken = Arc::clone(&self.taken_held).lock_owned().await;
-        if self.is_returning(owner) {
+        if !self.may_take(owner, as_of) {
             return Ok(Vec::new());
         }
         let ids = self.quarantine.copies_of(owner).await?;

@@ -56,7 +56,7 @@ async fn message(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<R
 async fn remove(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<StatusCode> {
     let id = parse_id(&id)?;
     let removed = parts.quarantine.remove(id).await?;
-    parts.disks.let_out(id);
+    parts.disks.let_out(id).await;
     let origin = removed.as_ref().map(Held::origin).unwrap_or_default();
     note(&parts, id, origin, Status::Removed, "removed from quarantine");
     Ok(StatusCode::NO_CONTENT)
@@ -81,7 +81,7 @@ async fn release(State(parts): State<Parts>, Path(id): Path<String>) -> Answer<S
         note(&parts, id, origin, Status::Released, "released from quarantine");
         parts.queue.deliver(stored);
         parts.quarantine.taken(id).await?;
-        parts.disks.let_out(id);
+        parts.disks.let_out(id).await;
         Ok(StatusCode::NO_CONTENT)
     });
     release.await.unwrap_or_else(|error| Err(ApiError::unavailable(error)))

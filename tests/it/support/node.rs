@@ -78,6 +78,12 @@ impl TestNode {
         }
     }
 
+    /// Counts from the next start on.
+    pub fn add_config(&self, text: &str) {
+        let config = std::fs::read_to_string(&self.config).unwrap();
+        std::fs::write(&self.config, format!("{config}{text}")).unwrap();
+    }
+
     /// Starts the process (again) and waits until it takes mail.
     pub fn restart(&mut self) {
         self.spawn();
