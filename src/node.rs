@@ -145,7 +145,7 @@ async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> 
     let settle = cluster.clone();
     let routes = cluster.clone();
     let lease = cluster.clone();
-    let returning = Arc::new(AtomicBool::new(false));
+    let returning = Arc::new(AtomicBool::new(true));
     let is_returning = Arc::clone(&returning);
     let parts = QueueParts {
         config: config.clone(),
@@ -230,7 +230,7 @@ async fn take_mail(line: Arc<Line>, listeners: Arc<Listeners>, listening: Arc<At
     while !cluster.is_ready() || cluster.barrier().await.is_err() {
         tokio::time::sleep(READINESS_INTERVAL).await;
     }
-    take_over::come_up(&line).await;
+    take_over::come_back(&line).await;
     decide(&line, undecided).await;
     loop {
         let owns_mail = take_over::owns_mail(cluster);
@@ -249,7 +249,7 @@ async fn take_mail(line: Arc<Line>, listeners: Arc<Listeners>, listening: Arc<At
             }
         }
         if cluster.is_ready() && !owns_mail {
-            take_over::come_up(&line).await;
+            take_over::come_back(&line).await;
         }
         tokio::time::sleep(READINESS_INTERVAL).await;
     }

@@ -15,7 +15,7 @@ use outgate_cluster::{AdmissionVerdict, Cluster, Command, Outcome};
 use crate::mail::MessageId;
 use crate::mirror::Claims;
 use crate::node::admission_id;
-use crate::queue::{AdmissionTag, Entry, sort};
+use crate::queue::{AdmissionTag, Entry, Sorted, sort};
 use crate::submission::Line;
 
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -45,6 +45,8 @@ pub(crate) async fn run(line: Arc<Line>) {
         if !line.cluster.holds_lease() {
             continue;
         }
+        take_given(&line).await;
+        give_away(&line).await;
         let (out, removed) = line.cluster.read(|state| (state.out(), state.removed()));
         seen.retain(|node, _| out.contains(node));
         for node in out.into_iter().filter(|node| *node != line.cluster.node_id()) {
@@ -94,9 +96,37 @@ async fn take(line: &Line, node: u64, entries: Vec<Entry>) {
         Ok(false) => tracing::info!(node, "it is about to own mail again"),
         Ok(true) => {
             tracing::warn!(node, messages = entries.len(), "took over the messages of a node that is down");
-            line.queue.take_over(entries, node);
+            line.queue.take_over(entries, &format!("node {node} is down"));
         }
         Err(error) => tracing::error!(node, %error, "cannot take over"),
+    }
+}
+
+/// What other nodes have lost, and this one keeps.
+async fn take_given(line: &Line) {
+    let given = match line.disks.given().await {
+        Ok(given) => given,
+        Err(error) => return tracing::error!(%error, "cannot take what other nodes have lost"),
+    };
+    for (node, found) in given.into_iter().filter(|(_, found)| !found.is_empty()) {
+        let Sorted { to_deliver, to_drop } = sort(&found, |tag| was_accepted(&line.cluster, tag));
+        line.disks.let_go_of_copies(node, to_drop.into_iter().map(|id| (id, None)).collect());
+        match line.disks.take_given(node, to_deliver.iter().map(|entry| entry.id).collect()).await {
+            Ok(()) => {
+                tracing::warn!(node, messages = to_deliver.len(), "took over what another node's disk has lost");
+                line.queue.take_over(to_deliver, &format!("the disk of node {node} has lost it"));
+            }
+            Err(error) => tracing::error!(node, %error, "cannot take what another node has lost"),
+        }
+    }
+}
+
+/// What cannot be read here and is elsewhere.
+async fn give_away(line: &Line) {
+    let gone = line.disks.give_away_unreadable().await;
+    if !gone.is_empty() {
+        tracing::error!(messages = gone.len(), "messages that this node cannot read were given to their mirrors");
+        line.queue.let_go(gone.into_iter().map(|id| (id, None)).collect()).await;
     }
 }
 
@@ -126,8 +156,14 @@ fn add(claims: &mut Claims, more: Claims) {
     }
 }
 
-/// Returns when this node owns mail: at once where it never ceased to.
-pub(crate) async fn come_up(line: &Line) {
+/// Returns when this node owns mail and knows what of it others have; at once where it never ceased to own it.
+pub(crate) async fn come_back(line: &Line) {
+    come_up(line).await;
+    line.disks.make_up_for_damage().await;
+    line.returning.store(false, Ordering::Release);
+}
+
+async fn come_up(line: &Line) {
     let cluster = &line.cluster;
     let owns_mail = || cluster.read(|state| state.ownership(cluster.node_id()));
     if owns_mail().up {
@@ -155,7 +191,6 @@ pub(crate) async fn come_up(line: &Line) {
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }
-    line.returning.store(false, Ordering::Release);
 }
 
 async fn own_mail(cluster: &Cluster, epoch: u64) {

@@ -120,8 +120,12 @@ impl Worker {
         let failed = |what: &str| Answer::local("", "4.3.0", what);
         match self.shared.disks.read(job.id).await {
             Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(failed("the message is not in the spool")),
+            Ok(None) => {
+                self.shared.disks.cannot_read(job.id);
+                Err(failed("the message is not in the spool"))
+            }
             Err(error) => {
+                self.shared.disks.cannot_read(job.id);
                 tracing::error!(id = %job.id, %error, "cannot read a queued message");
                 Err(failed("the message cannot be read"))
             }

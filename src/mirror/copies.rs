@@ -140,6 +140,10 @@ impl Copies {
         }
     }
 
+    pub(super) fn knows(&self, id: MessageId) -> bool {
+        self.table.contains_key(&id)
+    }
+
     pub(super) fn mirror(&self, id: MessageId) -> Option<u64> {
         match self.table.get(&id)?.place {
             Place::At(node) => Some(node),
@@ -170,7 +174,14 @@ impl Copies {
 
     /// Compares with what the node really keeps: `listed`, asked for when the clock stood at `asked`. What the node has to
     /// hear: what it need not keep, and what of ours it does not know to be accepted.
-    pub(super) fn reconcile(&mut self, node: u64, listed: &HashMap<MessageId, bool>, asked: u64) -> Vec<Mark> {
+    /// What is `lost` here is not.
+    pub(super) fn reconcile(
+        &mut self,
+        node: u64,
+        listed: &HashMap<MessageId, bool>,
+        asked: u64,
+        lost: &BTreeSet<MessageId>,
+    ) -> Vec<Mark> {
         for (id, copy) in &mut self.table {
             if copy.place == Place::At(node) && copy.since <= asked && !listed.contains_key(id) {
                 copy.place = Place::Nowhere;
@@ -178,7 +189,7 @@ impl Copies {
             }
         }
         let mut marks = Vec::new();
-        for (&id, &accepted) in listed {
+        for (&id, &accepted) in listed.iter().filter(|(id, _)| !lost.contains(id)) {
             let what = match self.table.get_mut(&id) {
                 None => Some(What::Done),
                 Some(copy) => match copy.place {
@@ -275,8 +286,8 @@ mod tests {
     #[test]
     fn what_a_node_keeps_is_compared_with_what_it_should() {
         let mut copies = Copies::default();
-        let ids: Vec<_> = (0..6).map(|_| MessageId::generate()).collect();
-        let [kept, strayed, missing, sending, found, gone] = ids[..] else { unreachable!() };
+        let ids: Vec<_> = (0..7).map(|_| MessageId::generate()).collect();
+        let [kept, strayed, missing, sending, found, gone, lost] = ids[..] else { unreachable!() };
         for (id, node) in [(kept, 2), (strayed, 3), (missing, 2)] {
             copies.send(id, false);
             copies.placed(id, node, false);
@@ -287,8 +298,8 @@ mod tests {
         let late = MessageId::generate();
         copies.send(late, false);
         copies.placed(late, 2, false);
-        let listed = [kept, strayed, sending, found, gone].into_iter().map(|id| (id, false)).collect();
-        let mut marks = copies.reconcile(2, &listed, asked);
+        let listed = [kept, strayed, sending, found, gone, lost].into_iter().map(|id| (id, false)).collect();
+        let mut marks = copies.reconcile(2, &listed, asked, &BTreeSet::from([lost]));
         let by_id = |mark: &Mark| MessageId::from(mark.id);
         marks.sort_by_key(by_id);
         let mut expected = [mark(strayed, What::Done), mark(found, What::Accepted), mark(gone, What::Done)];

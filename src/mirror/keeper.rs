@@ -13,6 +13,7 @@ use bytes::Bytes;
 use outgate_cluster::Cluster;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot};
 
+use super::damage::Given;
 use super::letter::{self, Answer, IDS_MAX, Id, Mark, Question, Store, What};
 use super::taken::Taken;
 use super::{Mirrors, sessions};
@@ -39,6 +40,7 @@ pub(super) struct Keeper {
     taken_held: Arc<AsyncMutex<Taken>>,
     /// Nodes that have asked what became of their messages, and when: what they did not hear of is theirs.
     returning: Mutex<BTreeMap<u64, Instant>>,
+    given: Mutex<Given>,
 }
 
 /// Answers the questions of other nodes from now on.
@@ -81,6 +83,7 @@ impl Keeper {
             taken: Arc::new(AsyncMutex::new(taken)),
             taken_held: Arc::new(AsyncMutex::new(taken_held)),
             returning: Mutex::default(),
+            given: Mutex::default(),
         })
     }
 
@@ -101,6 +104,10 @@ impl Keeper {
             Question::LetOut { ids } => self.let_out(owner, ids).await,
             Question::HeldInventory { after } => self.held_inventory(owner, after.map(Into::into)).await,
             Question::HeldTaken => Ok(taken_from(&self.taken_held, owner).await),
+            Question::Yours { ids } => {
+                self.given().entry(owner).or_default().extend(ids.into_iter().map(MessageId::from));
+                Ok(Answer::Done)
+            }
             Question::Log(_) | Question::Sessions => Err("this is not asked of a mirror".to_owned()),
         };
         answered.unwrap_or_else(Answer::Refused)
@@ -188,6 +195,10 @@ impl Keeper {
         Ok(Answer::Owners(owners.map(|(id, owner)| (id.into(), owner)).collect()))
     }
 
+    pub(super) fn given(&self) -> MutexGuard<'_, Given> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn returning(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
         self.returning.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -241,6 +252,11 @@ impl Keeper {
             return Ok(false);
         }
         self.adopt(taken, owner, ids).await.map(|()| true)
+    }
+
+    /// The same of what it gave away itself.
+    pub(super) async fn take_given(&self, owner: u64, ids: Vec<MessageId>) -> Result<(), SpoolError> {
+        self.adopt(Arc::clone(&self.taken).lock_owned().await, owner, ids).await
     }
 
     /// What is read behind it is no older than the moment that it returns.

@@ -57,6 +57,10 @@ pub(super) enum Question {
     Log(LogQuestion),
     /// How many sessions has each User with you?
     Sessions,
+    /// My disk has lost these: what of them you keep is yours.
+    Yours {
+        ids: Vec<Id>,
+    },
 }
 
 #[derive(Serialize, Deserialize, Debug)]

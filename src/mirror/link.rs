@@ -3,7 +3,7 @@
 //! Marks go in batches, in order, one batch at a time. After any failure the node is in doubt: nothing is queued for it
 //! until it has told what it keeps, and was told what that comes to.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,8 @@ struct Outbox {
     /// A batch is being told, or a comparison is made.
     busy: bool,
     compared_at: Option<Instant>,
+    /// What this node lost, and was there when it was last compared.
+    given: BTreeSet<MessageId>,
 }
 
 impl Links {
@@ -61,7 +63,7 @@ impl Links {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || {
             let (marks, doubted_at) = (VecDeque::new(), Instant::now());
-            let outbox = Outbox { marks, doubtful: true, doubted_at, busy: false, compared_at: None };
+            let outbox = Outbox { marks, doubtful: true, doubted_at, busy: false, compared_at: None, given: BTreeSet::new() };
             Arc::new(Link { outbox: Mutex::new(outbox), work: Notify::new() })
         };
         Arc::clone(table.entry(node).or_insert_with(new))
@@ -95,6 +97,12 @@ impl Links {
             tokio::time::sleep(FAREWELL_PAUSE).await;
         }
         true
+    }
+
+    /// Whether these nodes keep nothing any more that this one has lost.
+    pub(super) fn are_made_up(&self, nodes: &[u64]) -> bool {
+        let is_made_up = |outbox: &Outbox| outbox.compared_at.is_some() && outbox.given.is_empty();
+        nodes.iter().all(|node| is_made_up(&self.get(*node).outbox()))
     }
 
     /// What the node keeps may not be what it should.
@@ -206,7 +214,8 @@ impl Mirrors {
     async fn tell_batch(&self, node: u64, link: &Link) -> Result<bool, String> {
         let is_doubtful = {
             let mut outbox = link.outbox();
-            let old = outbox.compared_at.is_none_or(|at| at.elapsed() > DOUBT_INTERVAL);
+            let interval = if outbox.given.is_empty() { DOUBT_INTERVAL } else { INTERVAL };
+            let old = outbox.compared_at.is_none_or(|at| at.elapsed() > interval);
             outbox.busy = true;
             std::mem::take(&mut outbox.doubtful) || old
         };
@@ -245,7 +254,16 @@ impl Mirrors {
         let asked = self.copies().clock();
         let listed = self.inventory(node).await?;
         let own = self.spool.list(Whose::Ours).await.map_err(|error| error.to_string())?;
-        let mut marks = self.copies().reconcile(node, &listed, asked);
+        let (is_first, given) = {
+            let outbox = link.outbox();
+            (outbox.compared_at.is_none(), outbox.given.clone())
+        };
+        let lost = self.lost(&listed, is_first, &given);
+        if !lost.is_empty() {
+            tracing::warn!(node, messages = lost.len(), "what this node's disk may have lost is given to its mirror");
+            self.give(node, &Vec::from_iter(lost.iter().copied())).await?;
+        }
+        let mut marks = self.copies().reconcile(node, &listed, asked, &lost);
         for message in own {
             if let Some(progress) = message.progress.filter(|_| listed.contains_key(&message.id)) {
                 marks.push(Mark { id: message.id.into(), what: What::Progress(Vec::from(progress).into()) });
@@ -255,6 +273,7 @@ impl Mirrors {
         let mut outbox = link.outbox();
         marks.into_iter().rev().for_each(|mark| outbox.marks.push_front(mark));
         outbox.compared_at = Some(Instant::now());
+        outbox.given = lost;
         Ok(())
     }
 

@@ -4,7 +4,8 @@
 //! marks reach both. Reading order: this file, `copies` (where the second copy of each of our messages is), `link`
 //! (one other node: what it has to hear, what it keeps for us), `placing` (choosing a mirror), `keeper` (being one),
 //! `held` and `log` (the same for the quarantine and the mail log), `sessions` (no disk: how many there are elsewhere),
-//! `take_over` and `taken` (what becomes of a node's messages when it is down), `letter` (the words).
+//! `take_over` and `taken` (what becomes of a node's messages when it is down), `damage` (when a disk has lost some),
+//! `letter` (the words).
 //!
 //! Invariants:
 //! * In a cluster in which any other node has ever owned mail, `store` says yes only when two disks have the message.
@@ -17,6 +18,7 @@
 //!   before it owns mail again.
 
 mod copies;
+mod damage;
 mod held;
 mod keeper;
 mod letter;
@@ -77,6 +79,8 @@ pub(crate) struct Mirrors {
     holding: Mutex<BTreeSet<MessageId>>,
     /// Something is held here that has no copy.
     held_changed: Arc<Notify>,
+    /// Messages of ours that cannot be read.
+    unreadable: Mutex<BTreeSet<MessageId>>,
     /// Bytes on their way to mirrors.
     sending: tokio::sync::Semaphore,
 }
@@ -113,6 +117,7 @@ impl Disks {
             keeper: Arc::new(keeper),
             holding: Mutex::default(),
             held_changed: Arc::default(),
+            unreadable: Mutex::default(),
             sending: tokio::sync::Semaphore::new(placing::SENDING_MAX),
         });
         keeper::serve(&mirrors, cluster);
@@ -245,6 +250,10 @@ impl Mirrors {
             None if !self.are_needed() => self.release(id),
             None => {}
         }
+    }
+
+    fn unreadable(&self) -> MutexGuard<'_, BTreeSet<MessageId>> {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn copies(&self) -> MutexGuard<'_, Copies> {

@@ -37,7 +37,7 @@ use crate::spool::{Found, SpoolError};
 pub(crate) use entry::Entry;
 use operate::Operation;
 use owner::{Owner, QueueMessage, send};
-pub(crate) use take_over::sort;
+pub(crate) use take_over::{Sorted, sort};
 
 /// How long messages whose text is on its way get at shutdown: a hop may take it and we would not know.
 const DRAIN_MAX: Duration = Duration::from_secs(60);

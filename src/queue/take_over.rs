@@ -41,10 +41,10 @@ pub(crate) fn sort(found: &[Found], was_accepted: impl Fn(AdmissionTag) -> bool)
 }
 
 impl Queue {
-    /// Delivers messages of another node, which are ours on disk by now.
-    pub(crate) fn take_over(&self, entries: Vec<Entry>, from: u64) {
+    /// Delivers messages of another node, which are ours on disk by now; `why` is for the log.
+    pub(crate) fn take_over(&self, entries: Vec<Entry>, why: &str) {
         for mut entry in entries {
-            let detail = format!("node {from} is down");
+            let detail = why.to_owned();
             let event =
                 Event::Change { origin: entry.origin(), status: Status::Queued, by: "take-over".to_owned(), detail };
             self.inner.maillog.record(Record { at_ms: now_ms(), id: entry.id, event });

@@ -32,6 +32,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use crate::clock::now_ms;
 use crate::config::SpoolConfig;
 use crate::mail::{Message, MessageId};
 use record::{Kind, Name};
@@ -96,6 +97,7 @@ struct Shared {
     /// Why nothing can be noted any more.
     failure: watch::Sender<Option<String>>,
     sync_seconds: Histogram,
+    damaged_before_ms: Option<u64>,
     /// Held as long as any part of the spool lives.
     _lock: File,
 }
@@ -120,7 +122,7 @@ impl Spool {
     ) -> io::Result<(Self, Vec<Found>)> {
         crate::durable::create_directory(&directory)?;
         let lock = lock(&directory)?;
-        let recovery::Recovered { ledger, index, committed, next_segment } = recovery::recover(&directory)?;
+        let recovery::Recovered { ledger, index, committed, next_segment, damaged } = recovery::recover(&directory)?;
         let shared = Arc::new(Shared {
             directory,
             segment_max_bytes: config.segment_max_bytes,
@@ -129,6 +131,7 @@ impl Spool {
             waiting: Arc::new(Semaphore::new(WAITING_MAX_BYTES / PERMIT_BYTES)),
             has_room: AtomicBool::new(true),
             failure: watch::Sender::new(None),
+            damaged_before_ms: damaged.then(now_ms),
             sync_seconds,
             _lock: lock,
         });
@@ -224,6 +227,11 @@ impl Spool {
         });
         self.requests.send(Request::Look(look)).map_err(|_| SpoolError::Stopped)?;
         answer.await.map_err(|_| SpoolError::Stopped)
+    }
+
+    /// When this was opened, if messages from before may be missing without a trace.
+    pub(crate) fn damaged_before_ms(&self) -> Option<u64> {
+        self.shared.damaged_before_ms
     }
 
     pub(crate) fn has(&self, id: MessageId) -> bool {

@@ -15,6 +15,8 @@ pub(super) struct Recovered {
     pub(super) index: Index,
     pub(super) committed: Option<Position>,
     pub(super) next_segment: u64,
+    /// Something was there that cannot be read: messages may be missing without a trace.
+    pub(super) damaged: bool,
 }
 
 /// Reads everything under `directory`. Blocks.
@@ -22,6 +24,7 @@ pub(super) fn recover(directory: &Path) -> io::Result<Recovered> {
     let index_path = directory.join("index");
     let (mut index, mut loaded) = Index::open(&index_path)?;
     let mut segments = segment::list(directory)?;
+    let mut damaged = false;
     if let Some(found) = &loaded
         && !fits(directory, found.position)
     {
@@ -29,6 +32,7 @@ pub(super) fn recover(directory: &Path) -> io::Result<Recovered> {
         drop(index);
         index = Index::rebuild(&index_path)?;
         loaded = None;
+        damaged = true;
     }
     let committed = loaded.as_ref().map(|found| found.position);
     let mut ledger = Ledger::default();
@@ -38,13 +42,15 @@ pub(super) fn recover(directory: &Path) -> io::Result<Recovered> {
     let last = segments.last().copied().max(committed.map(|position| position.segment));
     let mut unreadable = Vec::new();
     for &number in &segments {
-        if !read_segment(directory, number, committed, &mut ledger)? {
+        let Reading { readable, whole } = read_segment(directory, number, committed, &mut ledger)?;
+        damaged |= !whole;
+        if !readable {
             unreadable.push(number);
         }
     }
     segments.retain(|number| !unreadable.contains(number));
-    drop_lost(&segments, &mut ledger);
-    Ok(Recovered { ledger, index, committed, next_segment: last.map_or(1, |last| last + 1) })
+    damaged |= drop_lost(&segments, &mut ledger) > 0;
+    Ok(Recovered { ledger, index, committed, next_segment: last.map_or(1, |last| last + 1), damaged })
 }
 
 /// The position's segment is there and as long as the index believes.
@@ -52,12 +58,24 @@ fn fits(directory: &Path, position: Position) -> bool {
     std::fs::metadata(segment::path(directory, position.segment)).is_ok_and(|file| file.len() >= position.offset)
 }
 
-/// False if its header cannot be read; it is then kept aside, unless it holds nothing but the header.
-fn read_segment(directory: &Path, number: u64, committed: Option<Position>, ledger: &mut Ledger) -> io::Result<bool> {
+/// What came of reading a segment.
+struct Reading {
+    /// Otherwise it is kept aside, unless it holds nothing but the header.
+    readable: bool,
+    /// All that was ever written there was read.
+    whole: bool,
+}
+
+fn read_segment(
+    directory: &Path,
+    number: u64,
+    committed: Option<Position>,
+    ledger: &mut Ledger,
+) -> io::Result<Reading> {
     let path = segment::path(directory, number);
     ledger.set_size(number, std::fs::metadata(&path)?.len());
     let from = match committed {
-        Some(position) if position.segment > number => return Ok(true),
+        Some(position) if position.segment > number => return Ok(Reading { readable: true, whole: true }),
         Some(position) if position.segment == number => usize::try_from(position.offset).map_err(io::Error::other)?,
         Some(_) | None => FILE_HEADER_LENGTH,
     };
@@ -67,7 +85,7 @@ fn read_segment(directory: &Path, number: u64, committed: Option<Position>, ledg
             let aside = segment::keep_aside(directory, number)?;
             tracing::error!(kept = %aside.display(), "a spool segment has no readable header and is passed over");
         }
-        return Ok(false);
+        return Ok(Reading { readable: false, whole: bytes.len() <= FILE_HEADER_LENGTH });
     };
     let scan = record::scan(&bytes, from, salt, |offset, record| note(ledger, number, offset, &record));
     for range in &scan.damaged {
@@ -83,7 +101,7 @@ fn read_segment(directory: &Path, number: u64, committed: Option<Position>, ledg
         file.sync_data()?;
         ledger.set_size(number, scan.end as u64);
     }
-    Ok(true)
+    Ok(Reading { readable: true, whole: scan.damaged.is_empty() && scan.end == bytes.len() })
 }
 
 fn note(ledger: &mut Ledger, segment: u64, offset: usize, record: &record::Record<'_>) {
@@ -94,15 +112,16 @@ fn note(ledger: &mut Ledger, segment: u64, offset: usize, record: &record::Recor
     debug_assert!(record.body.is_empty() || matches!(kind, Kind::Held | Kind::Message));
 }
 
-/// Messages whose segment is gone: somebody took files away.
-fn drop_lost(segments: &[u64], ledger: &mut Ledger) {
+/// Messages whose segment is gone: somebody took files away. Returns how many.
+fn drop_lost(segments: &[u64], ledger: &mut Ledger) -> usize {
     let lost: Vec<MessageId> = ledger
         .messages()
         .filter(|(_, live)| segments.binary_search(&live.location.segment).is_err())
         .map(|(id, _)| id)
         .collect();
-    for id in lost {
-        tracing::error!(%id, "the segment of a queued message is gone: the message is lost");
-        ledger.remove(id);
+    for id in &lost {
+        tracing::error!(%id, "the segment of a queued message is gone: the message is lost here");
+        ledger.remove(*id);
     }
+    lost.len()
 }

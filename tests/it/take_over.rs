@@ -190,6 +190,51 @@ fn a_message_outlives_a_node_that_took_it_over_and_had_no_other_place_for_it() {
     assert!(sent.iter().all(|subject| sink.subjects()[subject] == 1), "{:?}", sink.subjects());
 }
 
+/// Overwrites half of what the node's queue has on disk.
+fn damage_queue(node: &TestNode) {
+    let files = std::fs::read_dir(node.data().join("queue")).unwrap().flatten().map(|file| file.path());
+    for segment in files.filter(|path| path.extension().is_some_and(|ending| ending == "segment")) {
+        let mut bytes = std::fs::read(&segment).unwrap();
+        let quarter = bytes.len() / 4;
+        bytes[quarter..3 * quarter].fill(0xff);
+        std::fs::write(&segment, bytes).unwrap();
+    }
+}
+
+fn outlive_damage(damage: impl Fn(&TestNode)) {
+    let (sink, open) = Sink::closed();
+    let mut cluster = TestCluster::with_alice(&sink);
+    let sent = send(&cluster.nodes[1], "m", 20);
+    wait_for("the first attempts", || (queued(&cluster.nodes[1]) == 20).then_some(()));
+    // The index knows all of it by then.
+    std::thread::sleep(Duration::from_millis(2_500));
+    cluster.nodes[1].kill();
+    damage(&cluster.nodes[1]);
+    cluster.nodes[1].restart();
+    open.store(true, Ordering::Relaxed);
+    wait_at_most(PATIENCE, "every message", || {
+        cluster.nodes.iter().for_each(TestNode::retry_all);
+        (sink.subjects().len() == 20).then_some(())
+    });
+    assert!(sent.iter().all(|subject| sink.subjects()[subject] == 1), "{:?}", sink.subjects());
+    let taken: u64 = cluster.nodes.iter().map(|node| metric(node, "outgate_messages_taken_over_total")).sum();
+    assert!((5..20).contains(&taken), "half was damaged, and {taken} were taken over");
+    assert_eq!(cluster.nodes.iter().map(queued).sum::<usize>(), 0);
+}
+
+#[test]
+fn what_a_damaged_queue_has_lost_without_a_trace_is_delivered_by_its_mirrors() {
+    outlive_damage(|node| {
+        damage_queue(node);
+        std::fs::remove_dir_all(node.data().join("queue/index")).unwrap();
+    });
+}
+
+#[test]
+fn what_cannot_be_read_when_its_turn_comes_is_delivered_by_its_mirrors() {
+    outlive_damage(damage_queue);
+}
+
 fn held(node: &TestNode) -> Vec<String> {
     let list = node.json(&["quarantine", "list"]);
     list.as_array().unwrap().iter().map(|held| held["id"].as_str().unwrap().to_owned()).collect()

@@ -61,12 +61,12 @@ async fn what_comes_back_is_delivered_though_this_node_let_go_of_it_before() {
     let id = bench.send(message(&["bob@x.example"])).await;
     let back = || vec![Entry::new(NewMessage { id, ..message(&["bob@x.example"]) }, now_ms())];
     bench.queue.let_go(all_to(Some(2), &[id])).await;
-    bench.queue.take_over(back(), 2);
+    bench.queue.take_over(back(), "node 2 is down");
     bench.queue.start();
     // The same while an attempt is under way.
     until(|| dots.load(Ordering::SeqCst) == 1).await;
     bench.queue.let_go(all_to(Some(2), &[id])).await;
-    bench.queue.take_over(back(), 2);
+    bench.queue.take_over(back(), "node 2 is down");
     bench.wait(<[_]>::is_empty).await;
     assert_eq!((sink.messages().len(), bench.metrics.duplicates.get()), (1, 0));
     assert_eq!(bench.log(id).await.last().unwrap().0, Status::Delivered);

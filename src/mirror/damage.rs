@@ -1,0 +1,112 @@
+//! Messages that this node's disk has lost: whoever keeps their copy owns them from then on.
+//!
+//! A spool that finds itself damaged when it is opened does not know what it had. So with the first comparison behind that,
+//! what a mirror keeps and this node does not know is not called done: it is given to the mirror, which asks the replicated
+//! state about what is not known to be accepted, and delivers the rest. What was done with the marks of that untold goes
+//! out twice then, and nothing is lost. A message that turns out to be unreadable later is given away in the same manner.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use super::letter::{Id, Question};
+use super::{Disks, Mirrors};
+use crate::mail::MessageId;
+use crate::spool::{Found, SpoolError, Whose};
+
+/// How long a start waits for mirrors to say what a damaged disk has lost.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(200);
+/// Clocks may have been this much ahead before the start.
+const CLOCK_MARGIN_MS: u64 = 60_000;
+
+impl Disks {
+    /// Returns when all that this disk lost is in the hands of nodes that have it; at once where nothing was lost.
+    pub(crate) async fn make_up_for_damage(&self) {
+        let Some(mirrors) = self.mirrors.as_ref().filter(|mirrors| mirrors.spool.damaged_before_ms().is_some()) else {
+            return;
+        };
+        let begun = Instant::now();
+        while mirrors.are_needed() && !mirrors.links.are_made_up(&mirrors.others()) {
+            if begun.elapsed() > PATIENCE {
+                return tracing::error!("not every node has said what this node's damaged spool may have lost");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// The message cannot be read here; somebody else may have it.
+    pub(crate) fn cannot_read(&self, id: MessageId) {
+        if let Some(mirrors) = &self.mirrors {
+            mirrors.unreadable().insert(id);
+        }
+    }
+
+    /// Gives away what cannot be read here; returns what is in other hands by now.
+    pub(crate) async fn give_away_unreadable(&self) -> Vec<MessageId> {
+        let Some(mirrors) = &self.mirrors else { return Vec::new() };
+        let ids = mirrors.unreadable().clone();
+        let mut gone = Vec::new();
+        for id in ids {
+            let mirror = mirrors.copies().mirror(id);
+            let here = mirrors.cluster.node_id();
+            if let Some(node) = mirror
+                && mirrors.give(node, &[id]).await.is_ok()
+            {
+                // It is the mirror's as soon as that has taken it over, which may be later.
+                let is_theirs = self.claims(node, here, &[id]).await.is_some_and(|claims| claims.contains_key(&id));
+                gone.extend(is_theirs.then_some(id));
+            } else {
+                // The next attempt finds out again.
+                mirrors.unreadable().remove(&id);
+            }
+        }
+        mirrors.unreadable().retain(|id| !gone.contains(id));
+        gone
+    }
+
+    /// The copies that other nodes have given to this one.
+    pub(crate) async fn given(&self) -> Result<Vec<(u64, Vec<Found>)>, SpoolError> {
+        let Some(mirrors) = &self.mirrors else { return Ok(Vec::new()) };
+        let given = std::mem::take(&mut *mirrors.keeper.given());
+        let mut all = Vec::new();
+        for (owner, ids) in given {
+            let copies = mirrors.spool.list(Whose::Of(owner)).await?;
+            all.push((owner, copies.into_iter().filter(|found| ids.contains(&found.id)).collect()));
+        }
+        Ok(all)
+    }
+
+    /// Makes ours what `owner` gave away.
+    pub(crate) async fn take_given(&self, owner: u64, ids: Vec<MessageId>) -> Result<(), SpoolError> {
+        let Some(mirrors) = &self.mirrors else { return Ok(()) };
+        mirrors.keeper.take_given(owner, ids.clone()).await?;
+        let mut copies = mirrors.copies();
+        ids.into_iter().for_each(|id| copies.find(id, true));
+        Ok(())
+    }
+}
+
+impl Mirrors {
+    /// Of what the node keeps, what may have been lost here: on a first comparison all that is older than the damage and
+    /// unknown, later what was given before and is still there.
+    pub(super) fn lost(
+        &self,
+        listed: &HashMap<MessageId, bool>,
+        is_first: bool,
+        given: &BTreeSet<MessageId>,
+    ) -> BTreeSet<MessageId> {
+        let before_ms = self.spool.damaged_before_ms().filter(|_| is_first);
+        let is_old = |id: &MessageId| before_ms.is_some_and(|ms| id.timestamp_ms() < ms + CLOCK_MARGIN_MS);
+        let copies = self.copies();
+        let unknown = |id: &&MessageId| (is_old(id) && !copies.knows(**id)) || given.contains(id);
+        listed.keys().filter(unknown).copied().collect()
+    }
+
+    pub(super) async fn give(&self, node: u64, ids: &[MessageId]) -> Result<(), String> {
+        let ids = ids.iter().map(|id| Id::from(*id)).collect();
+        self.have_done(node, &Question::Yours { ids }).await
+    }
+}
+
+/// What was given to this node and is not taken yet, by the old owner.
+pub(super) type Given = BTreeMap<u64, BTreeSet<MessageId>>;
