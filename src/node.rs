@@ -160,7 +160,8 @@ async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> 
     let (queue, undecided) = Queue::open(parts, left).await?;
     let directory = Directory::new(config.clone(), cluster.clone(), metrics.clone(), sessions);
     let config = config.clone();
-    let line = Line { config, hostname, cluster, directory, dns, disks, queue, quarantine, maillog, metrics, returning };
+    let line =
+        Line { config, hostname, cluster, directory, dns, disks, queue, quarantine, maillog, metrics, returning };
     Ok((line, undecided))
 }
 

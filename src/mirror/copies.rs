@@ -274,7 +274,8 @@ mod tests {
     #[test]
     fn what_finds_no_place_does_not_hold_up_what_is_behind_it() {
         let mut copies = Copies::default();
-        let ids: Vec<_> = (0..3).map(|_| MessageId::generate()).collect();
+        let mut ids: Vec<_> = (0..3).map(|_| MessageId::generate()).collect();
+        ids.sort_unstable();
         ids.iter().for_each(|id| copies.find(*id, true));
         assert_eq!(copies.send_homeless(1), ids[..1]);
         copies.not_placed(ids[0]);

@@ -330,3 +330,6 @@ async fn on_disk(
     let changed = tokio::task::spawn_blocking(move || change(&mut taken).map(|()| taken)).await;
     changed.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,7 +63,8 @@ impl Links {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || {
             let (marks, doubted_at) = (VecDeque::new(), Instant::now());
-            let outbox = Outbox { marks, doubtful: true, doubted_at, busy: false, compared_at: None, given: BTreeSet::new() };
+            let outbox =
+                Outbox { marks, doubtful: true, doubted_at, busy: false, compared_at: None, given: BTreeSet::new() };
             Arc::new(Link { outbox: Mutex::new(outbox), work: Notify::new() })
         };
         Arc::clone(table.entry(node).or_insert_with(new))

@@ -51,8 +51,8 @@ use keeper::Keeper;
 use letter::What;
 use link::Links;
 pub use log::Searched;
-pub(crate) use take_over::Claims;
 use placing::Parcel;
+pub(crate) use take_over::Claims;
 
 /// How long mirrors may take to hear the last marks.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);

@@ -210,7 +210,10 @@ impl Spool {
     }
 
     /// Whose each of the messages is, and whether it is accepted; `None` = it is not here.
-    pub(crate) async fn look_up(&self, ids: Vec<MessageId>) -> Result<Vec<(MessageId, Option<(Whose, bool)>)>, SpoolError> {
+    pub(crate) async fn look_up(
+        &self,
+        ids: Vec<MessageId>,
+    ) -> Result<Vec<(MessageId, Option<(Whose, bool)>)>, SpoolError> {
         let one = |ledger: &ledger::Ledger, id| (id, ledger.get(id).map(|live| (live.whose, live.accepted)));
         self.look(move |ledger| ids.into_iter().map(|id| one(ledger, id)).collect()).await
     }

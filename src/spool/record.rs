@@ -76,7 +76,8 @@ impl Kind {
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        let all = [Self::Held, Self::Message, Self::Accepted, Self::Progress, Self::Done, Self::Adopted, Self::HandedOver];
+        let all =
+            [Self::Held, Self::Message, Self::Accepted, Self::Progress, Self::Done, Self::Adopted, Self::HandedOver];
         all.into_iter().find(|kind| kind.code() == code)
     }
 }

@@ -1,7 +1,7 @@
 //! Nothing that was answered with 250 is lost, whatever happens to the process or the disk.
 
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -196,4 +196,55 @@ fn a_clean_restart_waits_for_the_reply_to_the_final_dot_and_begins_nothing_else(
     let mut subjects: Vec<_> = sink.captured().iter().filter_map(|mail| mail.header("Subject")).collect();
     subjects.sort_unstable();
     assert_eq!(subjects, ["m0", "m1", "m2", "m3"]);
+}
+
+/// Other than a full disk at a write, one at a sync leaves nobody knowing what is on disk.
+#[test]
+fn a_sync_that_fails_for_want_of_room_stops_the_node_and_is_no_452() {
+    let sink = Sink::start();
+    let mut node = TestNode::with_alice(&sink);
+    let mut client = node.login(ALICE);
+    assert_eq!(client.mail(ALICE, BOB, &letter(ALICE, BOB, "before", "hello")).code, 250);
+    let Some(mut strace) = fail_syncs(&node) else { return };
+    let answer = client.mail(ALICE, BOB, &letter(ALICE, BOB, "doubtful", "hello"));
+    assert!(answer.code != 250 && answer.code != 452, "{answer:?}");
+    wait_for("the end of the node", || node.has_ended().then_some(()));
+    strace.wait().unwrap();
+    assert!(node.log().contains("fdatasync"), "{}", node.log());
+    node.restart();
+    sink.wait(1);
+    let mut client = node.login(ALICE);
+    assert_eq!(client.mail(ALICE, BOB, &letter(ALICE, BOB, "after", "hello")).code, 250);
+}
+
+/// From now on no sync of the queue's newest segment finds room.
+fn fail_syncs(node: &TestNode) -> Option<Child> {
+    let files = std::fs::read_dir(node.data().join("queue")).unwrap().flatten().map(|file| file.path());
+    let newest = files.filter(|path| path.extension().is_some_and(|ending| ending == "segment")).max().unwrap();
+    let trace = ["-f", "-q", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=ENOSPC", "-p"];
+    let attached = Command::new("strace")
+        .args(trace)
+        .arg(node.pid().to_string())
+        .arg("-P")
+        .arg(newest.canonicalize().unwrap())
+        .args(["-o", "/dev/null"])
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut strace) = attached else {
+        println!("skipped: there is no strace");
+        return None;
+    };
+    let status = format!("/proc/{}/status", node.pid());
+    let tracer = format!("TracerPid:\t{}", strace.id());
+    let traced = || std::fs::read_to_string(&status).unwrap().lines().any(|line| line == tracer);
+    let all_traced = wait_for("strace", || {
+        let ended = strace.try_wait().unwrap().is_some();
+        (ended || traced()).then_some(!ended)
+    });
+    if !all_traced {
+        println!("skipped: strace may not trace here");
+    }
+    // One thread after another.
+    std::thread::sleep(Duration::from_millis(300));
+    all_traced.then_some(strace)
 }

@@ -38,7 +38,10 @@ async fn what_waits_is_not_begun_once_others_have_it() {
     bench.wait(<[_]>::is_empty).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!((sink.messages().len(), bench.metrics.duplicates.get()), (1, 1));
-    assert!(Bench::open(later.path(), config(&sink)).await.queue.list(None, 9).await.is_empty(), "gone at once on disk");
+    assert!(
+        Bench::open(later.path(), config(&sink)).await.queue.list(None, 9).await.is_empty(),
+        "gone at once on disk"
+    );
 }
 
 #[tokio::test]

@@ -142,6 +142,10 @@ impl TestNode {
         self.process.as_ref().unwrap().id()
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.process.as_mut().is_none_or(|process| process.try_wait().unwrap().is_some())
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
