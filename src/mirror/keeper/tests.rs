@@ -27,10 +27,9 @@ async fn store(keeper: &Keeper, whose: Whose, accepted: bool) -> MessageId {
 
 async fn claims(keeper: &Keeper, asker: u64, of: u64, ids: &[MessageId]) -> Vec<(MessageId, Option<u64>)> {
     let ids = ids.iter().map(|id| Id::from(*id)).collect();
-    match keeper.claims(asker, of, ids).await.unwrap() {
-        Answer::Owners(owners) => owners.into_iter().map(|(id, owner)| (id.into(), owner)).collect(),
-        other => panic!("{other:?}"),
-    }
+    let answer = keeper.claims(asker, of, ids).await.unwrap();
+    let Answer::Owners(owners) = answer else { panic!("{answer:?}") };
+    owners.into_iter().map(|(id, owner)| (id.into(), owner)).collect()
 }
 
 #[tokio::test]
