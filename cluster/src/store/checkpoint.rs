@@ -216,17 +216,22 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Hands out every record in the order of the keys and checks that all are there and as they were written.
+    /// Hands out every record, kind by kind in the order of the keys, within a kind as they lie on disk; checks that all are
+    /// there and as they were written.
     pub fn for_each<E: From<CheckpointError>>(
         &self,
         mut take: impl FnMut(Key, Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
         let (mut records, mut sum) = (0, 0u64);
-        for (key, bytes) in self.keys()? {
-            let record = self.record(&bytes)?;
-            records += 1;
-            sum = sum.wrapping_add(hash(&bytes, &record));
-            take(key, record)?;
+        for kind in self.kinds()? {
+            let mut rows = self.db.scan_prefix(kind);
+            while let Some(row) = rows.next() {
+                let (bytes, record) = join(row.map_err(CheckpointError::from)?, &mut rows)?;
+                records += 1;
+                sum = sum.wrapping_add(hash(&bytes, &record));
+                let key = codec::decode("key", &bytes).map_err(|_| CheckpointError::Corrupt("key of a record"))?;
+                take(key, record)?;
+            }
         }
         if (records, sum) != (self.meta.records, self.meta.sum) {
             return Err(CheckpointError::Corrupt("number or sum of the records").into());
@@ -234,33 +239,40 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// All keys, sorted as the state sorts them, with their encoding.
-    fn keys(&self) -> Result<Vec<(Key, Vec<u8>)>, CheckpointError> {
-        let mut found = Vec::new();
-        for name in self.db.scan_prefix(keys::RECORD).keys() {
-            let name = name?;
-            let (key, chunk) = keys::parse(&name).ok_or(CheckpointError::Corrupt("name of a record"))?;
-            if chunk == 0 {
-                let decoded = codec::decode("key", key).map_err(|_| CheckpointError::Corrupt("key of a record"))?;
-                found.push((decoded, key.to_vec()));
-            }
+    /// Prefixes that cover all records, in the order of the kinds. Looking records up one by one in that order would read
+    /// most pages once for each record: neighbouring ids do not lie next to each other.
+    fn kinds(&self) -> Result<Vec<Vec<u8>>, CheckpointError> {
+        let mut kinds = Vec::new();
+        let mut from = keys::RECORD.to_vec();
+        while let Some(row) = self.db.range(from..).next() {
+            let (name, _) = row?;
+            let prefix = keys::kind(&name).ok_or(CheckpointError::Corrupt("name of a record"))?;
+            from = keys::behind(&prefix);
+            kinds.push((keys::order(&prefix), prefix));
         }
-        found.sort_unstable();
-        Ok(found)
+        kinds.sort_unstable();
+        Ok(kinds.into_iter().map(|(_, prefix)| prefix).collect())
     }
+}
 
-    fn record(&self, key: &[u8]) -> Result<Vec<u8>, CheckpointError> {
-        let missing = CheckpointError::Corrupt("chunks of a record");
-        let chunk = |number| keys::chunk(key, number).ok_or(CheckpointError::TooLarge);
-        let Some(first) = self.db.get(chunk(0)?)? else { return Err(missing) };
-        let (length, _) = keys::head(&first).ok_or(CheckpointError::Corrupt("head of a record"))?;
-        let mut packed = first.to_vec();
-        for number in 1..keys::chunk_count(length) {
-            let Some(part) = self.db.get(chunk(number)?)? else { return Err(missing) };
-            packed.extend_from_slice(&part);
+/// The key and the record whose first chunk is in `first`; the others follow it.
+fn join(
+    (name, first): (sled::IVec, sled::IVec),
+    rest: &mut sled::Iter,
+) -> Result<(Vec<u8>, Vec<u8>), CheckpointError> {
+    let missing = || CheckpointError::Corrupt("chunks of a record");
+    let (key, number) = keys::parse(&name).ok_or(CheckpointError::Corrupt("name of a record"))?;
+    let (length, _) = keys::head(&first).filter(|_| number == 0).ok_or_else(missing)?;
+    let mut packed = first.to_vec();
+    for number in 1..keys::chunk_count(length) {
+        let (next, part) = rest.next().ok_or_else(missing)??;
+        if keys::parse(&next) != Some((key, number)) {
+            return Err(missing());
         }
-        keys::unpack(&packed).map(<[u8]>::to_vec).ok_or(missing)
+        packed.extend_from_slice(&part);
     }
+    let record = keys::unpack(&packed).map(<[u8]>::to_vec).ok_or_else(missing)?;
+    Ok((key.to_vec(), record))
 }
 
 #[cfg(test)]

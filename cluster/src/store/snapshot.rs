@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! "outgsnp1" | length u32 | crc u32 | meta      the point in the log and the membership at it
-//! length of key u32 | length of record u32 | key | record    … in the order of the keys
+//! length of key u32 | length of record u32 | key | record    … kind by kind, in the order of the keys' variants
 //! u32::MAX | number of records u64 | crc u32    over everything behind the meta
 //! ```
 //! Written beside, synced, renamed, and the directory synced; then older ones are removed. Only after that may openraft
