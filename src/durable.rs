@@ -1,7 +1,7 @@
-//! Directories that are still there after a power cut.
+//! Directories and small files that are still there after a power cut.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 /// Makes a directory and what is missing above it, each on disk in its parent. One that exists is synced into its
@@ -18,6 +18,34 @@ pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     }
     File::open(parent)?.sync_all()
+}
+
+/// Writes `parts` to `directory/name`: whole and synced, or not at all.
+pub(crate) fn write_durably(directory: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+    let half = directory.join(format!("{name}.tmp"));
+    let write = || {
+        let mut file = File::create(&half)?;
+        parts.iter().try_for_each(|part| file.write_all(part))?;
+        file.sync_all()?;
+        std::fs::rename(&half, directory.join(name))?;
+        sync_directory(directory)
+    };
+    write().inspect_err(|_| {
+        if let Err(error) = remove_if_there(&half) {
+            tracing::warn!(%error, path = %half.display(), "cannot remove a half-written file");
+        }
+    })
+}
+
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use outgate_cluster::{AdmissionId, AdmissionVerdict, Cluster, Command, DomainName, OpenOptions};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::clock::now_ms;
 use crate::config::Config;
@@ -145,8 +146,7 @@ async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> 
     let settle = cluster.clone();
     let routes = cluster.clone();
     let lease = cluster.clone();
-    let returning = Arc::new(AtomicBool::new(true));
-    let is_returning = Arc::clone(&returning);
+    let of_delivery = disks.clone();
     let parts = QueueParts {
         config: config.clone(),
         dns: dns.clone(),
@@ -155,13 +155,12 @@ async fn open_line(config: &Arc<Config>, hostname: String, cluster: Cluster) -> 
         metrics: metrics.clone(),
         on_settled: Arc::new(move |tag| settle.settle(admission_id(tag))),
         find_route: Arc::new(move |domain| domain_route(&routes, domain)),
-        may_deliver: Arc::new(move || lease.holds_lease() && !is_returning.load(Ordering::Acquire)),
+        may_deliver: Arc::new(move || lease.holds_lease() && of_delivery.is_back()),
     };
     let (queue, undecided) = Queue::open(parts, left).await?;
     let directory = Directory::new(config.clone(), cluster.clone(), metrics.clone(), sessions);
     let config = config.clone();
-    let line =
-        Line { config, hostname, cluster, directory, dns, disks, queue, quarantine, maillog, metrics, returning };
+    let line = Line { config, hostname, cluster, directory, dns, disks, queue, quarantine, maillog, metrics };
     Ok((line, undecided))
 }
 
@@ -182,11 +181,22 @@ async fn decide(line: &Line, undecided: Vec<Undecided>) {
         Ok::<(), SpoolError>(())
     };
     tokio::pin!(noted);
+    let mut patience = tokio::time::interval_at(Instant::now() + DECIDE_PATIENCE, DECIDE_PATIENCE);
     loop {
-        match tokio::time::timeout(DECIDE_PATIENCE, &mut noted).await {
-            Ok(Ok(())) => break,
-            Ok(Err(error)) => return tracing::error!(%error, "what a crash had left open is not noted"),
-            Err(_) => tracing::warn!("no mail is taken yet: the disk has no room, or no other node keeps copies"),
+        tokio::select! {
+            noted = &mut noted => match noted {
+                Ok(()) => break,
+                Err(error) => return tracing::error!(%error, "what a crash had left open is not noted"),
+            },
+            _ = patience.tick() => {
+                tracing::warn!("no mail is taken yet: the disk has no room, or no other node keeps copies");
+            }
+            // A node that was declared down meanwhile gets no copies kept before it is back.
+            () = tokio::time::sleep(READINESS_INTERVAL) => {
+                if cluster.is_ready() && !take_over::owns_mail(cluster) {
+                    take_over::come_back(line).await;
+                }
+            }
         }
     }
     if let Some(epoch) = cluster.epoch().checked_sub(1)

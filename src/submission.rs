@@ -23,7 +23,6 @@ mod record;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use outgate_cluster::Cluster;
@@ -56,8 +55,6 @@ pub struct Line {
     pub quarantine: Quarantine,
     pub maillog: Maillog,
     pub metrics: Arc<Metrics>,
-    /// It owns mail, or soon will, and does not know yet what others have taken over: nothing goes out.
-    pub returning: Arc<AtomicBool>,
 }
 
 /// What the session knows of its client.

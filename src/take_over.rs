@@ -7,13 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use outgate_cluster::{AdmissionVerdict, Cluster, Command, Outcome};
 
 use crate::mail::MessageId;
-use crate::mirror::Claims;
+use crate::mirror::{Claims, Handed};
 use crate::node::admission_id;
 use crate::queue::{AdmissionTag, Entry, Sorted, sort};
 use crate::submission::Line;
@@ -71,10 +70,14 @@ async fn sweep(line: &Line, node: u64, patient: bool) {
     };
     let mut sorted = sort(&found, |tag| was_accepted(&line.cluster, tag));
     let ids: Vec<MessageId> = sorted.to_deliver.iter().map(|entry| entry.id).collect();
-    let Some(mut claims) = claims_of_others(line, node, &ids, patient).await else { return };
-    sorted.to_deliver.retain(|entry| !claims.contains_key(&entry.id));
-    claims.extend(sorted.to_drop.into_iter().map(|id| (id, None)));
-    line.disks.let_go_of_copies(node, claims);
+    let Some(claims) = claims_of_others(line, node, &ids, patient).await else { return };
+    sorted.to_deliver.retain(|entry| !claims.holds(entry.id));
+    let mut handed = claims.handed();
+    handed.extend(sorted.to_drop.into_iter().map(|id| (id, None)));
+    match line.disks.pass_on(&handed).await {
+        Ok(()) => line.disks.let_go_of_copies(node, handed),
+        Err(error) => tracing::error!(node, %error, "copies of what others have stay as they are"),
+    }
     take(line, node, sorted.to_deliver).await;
 }
 
@@ -93,8 +96,8 @@ async fn take(line: &Line, node: u64, entries: Vec<Entry>) {
     }
     let ids = entries.iter().map(|entry| entry.id).collect();
     match line.disks.take(node, ids).await {
-        Ok(false) => tracing::info!(node, "it is about to own mail again"),
-        Ok(true) => {
+        Ok(taken) => {
+            let entries: Vec<Entry> = entries.into_iter().filter(|entry| taken.contains(&entry.id)).collect();
             tracing::warn!(node, messages = entries.len(), "took over the messages of a node that is down");
             line.queue.take_over(entries, &format!("node {node} is down"));
         }
@@ -104,7 +107,12 @@ async fn take(line: &Line, node: u64, entries: Vec<Entry>) {
 
 /// What other nodes have lost, and this one keeps.
 async fn take_given(line: &Line) {
-    let given = match line.disks.given().await {
+    // Who is to say what was accepted must know all that was.
+    let given = match line.cluster.barrier().await {
+        Ok(()) => line.disks.given().await,
+        Err(_) => return,
+    };
+    let given = match given {
         Ok(given) => given,
         Err(error) => return tracing::error!(%error, "cannot take what other nodes have lost"),
     };
@@ -112,9 +120,10 @@ async fn take_given(line: &Line) {
         let Sorted { to_deliver, to_drop } = sort(&found, |tag| was_accepted(&line.cluster, tag));
         line.disks.let_go_of_copies(node, to_drop.into_iter().map(|id| (id, None)).collect());
         match line.disks.take_given(node, to_deliver.iter().map(|entry| entry.id).collect()).await {
-            Ok(()) => {
-                tracing::warn!(node, messages = to_deliver.len(), "took over what another node's disk has lost");
-                line.queue.take_over(to_deliver, &format!("the disk of node {node} has lost it"));
+            Ok(taken) => {
+                let entries: Vec<Entry> = to_deliver.into_iter().filter(|entry| taken.contains(&entry.id)).collect();
+                tracing::warn!(node, messages = entries.len(), "took over what another node's disk has lost");
+                line.queue.take_over(entries, &format!("the disk of node {node} has lost it"));
             }
             Err(error) => tracing::error!(node, %error, "cannot take what another node has lost"),
         }
@@ -138,10 +147,10 @@ fn was_accepted(cluster: &Cluster, tag: AdmissionTag) -> bool {
 
 /// What others have of them already: a copy may have stayed where it was of no use. `None` = somebody does not say.
 async fn claims_of_others(line: &Line, node: u64, ids: &[MessageId], patient: bool) -> Option<Claims> {
-    let mut claims = Claims::new();
+    let mut claims = Claims::default();
     for other in line.cluster.other_owners().iter().map(|node| node.id) {
-        match line.disks.claims(other, node, ids).await {
-            Some(of_other) => add(&mut claims, of_other),
+        match line.disks.ask_claims(other, node, ids, &mut claims).await {
+            Some(()) => {}
             None if patient => return None,
             None => tracing::warn!(silent = other, node, "taking over without knowing what another node has of it"),
         }
@@ -149,18 +158,11 @@ async fn claims_of_others(line: &Line, node: u64, ids: &[MessageId], patient: bo
     Some(claims)
 }
 
-/// Whoever knows that a message is done knows more than others.
-fn add(claims: &mut Claims, more: Claims) {
-    for (id, owner) in more {
-        claims.entry(id).and_modify(|known| *known = known.and(owner)).or_insert(owner);
-    }
-}
-
 /// Returns when this node owns mail and knows what of it others have; at once where it never ceased to own it.
 pub(crate) async fn come_back(line: &Line) {
     come_up(line).await;
     line.disks.make_up_for_damage().await;
-    line.returning.store(false, Ordering::Release);
+    line.disks.set_back(true);
 }
 
 async fn come_up(line: &Line) {
@@ -170,7 +172,7 @@ async fn come_up(line: &Line) {
         return;
     }
     // Until it is known twice what others have, nothing goes out.
-    line.returning.store(true, Ordering::Release);
+    line.disks.set_back(false);
     let (mut begun, mut duplicates) = (Instant::now(), None);
     loop {
         let ownership = owns_mail();
@@ -207,24 +209,26 @@ async fn own_mail(cluster: &Cluster, epoch: u64) {
 async fn let_go(line: &Line) -> Option<u64> {
     let (here, disks) = (line.cluster.node_id(), &line.disks);
     let own = disks.own_ids().await.ok()?;
-    let (mut claims, mut taken, mut held) = (Claims::new(), Vec::new(), Vec::new());
+    let (mut claims, mut taken, mut held) = (Claims::default(), Vec::new(), Vec::new());
     for other in line.cluster.other_owners().iter().map(|node| node.id) {
-        let of_own = disks.claims(other, here, &own).await;
-        let all = of_own.zip(disks.taken_by(other).await).zip(disks.held_taken_by(other).await);
-        let Some(((of_own, all), of_held)) = all else {
+        let asked = disks.ask_claims(other, here, &own, &mut claims).await;
+        let all = asked.and(disks.taken_by(other).await).zip(disks.held_taken_by(other).await);
+        let Some((all, of_held)) = all else {
             tracing::warn!(node = other, "waiting for a node to say what it has taken over");
             return None;
         };
-        add(&mut claims, of_own);
         taken.extend(all.into_iter().filter(|id| !disks.has(*id)));
         held.extend(of_held.into_iter().map(|id| (id, other)));
     }
-    if !claims.is_empty() || !taken.is_empty() {
-        tracing::warn!(messages = claims.len(), done = taken.len(), "others have taken over messages of this node");
+    let handed: Handed = claims.handed();
+    if !handed.is_empty() || !taken.is_empty() {
+        tracing::warn!(messages = handed.len(), done = taken.len(), "others have taken over messages of this node");
     }
-    line.queue.let_go(claims).await;
+    disks.pass_on(&handed).await.ok()?;
+    line.queue.let_go(handed).await;
     for (id, node) in held {
         line.quarantine.hand_over(id, node).await.ok()?;
     }
-    Some(taken.len() as u64)
+    // Otherwise it is not on disk.
+    (!disks.has_failed()).then_some(taken.len() as u64)
 }

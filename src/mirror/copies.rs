@@ -64,7 +64,8 @@ impl Copies {
         for id in &ids {
             self.homeless.remove(id);
             if let Some(copy) = self.table.get_mut(id) {
-                copy.place = Place::Sending;
+                // What it says by now is read with the message.
+                (copy.place, copy.untold) = (Place::Sending, None);
             }
         }
         if count > 0 {
@@ -116,12 +117,13 @@ impl Copies {
         self.table.iter().filter(|(_, copy)| copy.accepted).map(|(id, _)| *id).collect()
     }
 
-    /// The message is accepted. The node that has to hear it; without one `then` waits for the next.
-    pub(super) fn accept(&mut self, id: MessageId, then: Option<Then>) -> Option<u64> {
-        let copy = self.table.get_mut(&id)?;
+    /// The message is accepted. The node that has to hear it; without one `then` waits for the next. `then` comes back where
+    /// the message is not ours (any more): nobody has to know.
+    pub(super) fn accept(&mut self, id: MessageId, then: Option<Then>) -> (Option<u64>, Option<Then>) {
+        let Some(copy) = self.table.get_mut(&id) else { return (None, then) };
         copy.accepted = true;
         copy.waiting.extend(then);
-        self.mirror(id)
+        (self.mirror(id), None)
     }
 
     /// Nobody else needs to know that it is accepted: what has waited for that.
@@ -241,7 +243,7 @@ mod tests {
     fn whoever_waits_hears_of_it_when_the_mirror_knows() {
         let (mut copies, calls, id) = (Copies::default(), Calls(Arc::default()), MessageId::generate());
         copies.send(id, false);
-        assert_eq!(copies.accept(id, calls.then()), None);
+        assert_eq!(copies.accept(id, calls.then()).0, None);
         let (told, thens) = copies.placed(id, 2, false);
         assert_eq!((told, calls.made(thens)), (vec![mark(id, What::Accepted)], 0));
         assert_eq!(calls.made(copies.confirmed(id, 3)), 0);
@@ -255,7 +257,9 @@ mod tests {
         let (mut copies, calls, id) = (Copies::default(), Calls(Arc::default()), MessageId::generate());
         copies.send(id, false);
         copies.placed(id, 2, false);
-        assert_eq!(copies.accept(id, calls.then()), Some(2));
+        assert_eq!(copies.accept(id, calls.then()).0, Some(2));
+        let (told, back) = copies.accept(MessageId::generate(), calls.then());
+        assert!(told.is_none() && back.is_some(), "a message that is not ours");
         copies.lose(2);
         assert_eq!(copies.homeless(), 1);
         assert_eq!(calls.made(copies.confirmed(id, 2)), 0, "from a node that keeps it no more");
@@ -265,9 +269,15 @@ mod tests {
         assert_eq!(copies.send_homeless(9), [], "it has had its turn");
         assert_eq!(copies.send_homeless(9), [id]);
         let state = Bytes::from_static(b"one was delivered meanwhile");
+        assert_eq!(copies.progress(id, &Bytes::from_static(b"older")), None);
+        copies.not_placed(id);
+        assert!(copies.send_homeless(9).is_empty() && copies.send_homeless(9) == [id]);
+        assert_eq!(copies.placed(id, 3, true).0, [], "what is on disk by now goes with the message");
+        copies.lose(3);
+        assert!(copies.send_homeless(9).is_empty() && copies.send_homeless(9) == [id]);
         assert_eq!(copies.progress(id, &state), None);
         let (told, thens) = copies.placed(id, 3, true);
-        assert_eq!((told, calls.made(thens)), (vec![mark(id, What::Progress(state.clone()))], 1));
+        assert_eq!((told, calls.made(thens)), (vec![mark(id, What::Progress(state.clone()))], 0));
         assert_eq!(copies.progress(id, &state), Some(3));
     }
 

@@ -9,20 +9,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use super::letter::{Id, Question};
-use super::{Disks, Mirrors};
+use super::{Claims, Disks, Mirrors};
 use crate::mail::MessageId;
 use crate::spool::{Found, SpoolError, Whose};
 
 /// How long a start waits for mirrors to say what a damaged disk has lost.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(200);
-/// Clocks may have been this much ahead before the start.
-const CLOCK_MARGIN_MS: u64 = 60_000;
 
 impl Disks {
     /// Returns when all that this disk lost is in the hands of nodes that have it; at once where nothing was lost.
     pub(crate) async fn make_up_for_damage(&self) {
-        let Some(mirrors) = self.mirrors.as_ref().filter(|mirrors| mirrors.spool.damaged_before_ms().is_some()) else {
+        let Some(mirrors) = self.mirrors.as_ref().filter(|mirrors| mirrors.spool.damage().is_some()) else {
             return;
         };
         let begun = Instant::now();
@@ -44,7 +42,7 @@ impl Disks {
     /// Gives away what cannot be read here; returns what is in other hands by now.
     pub(crate) async fn give_away_unreadable(&self) -> Vec<MessageId> {
         let Some(mirrors) = &self.mirrors else { return Vec::new() };
-        let ids = mirrors.unreadable().clone();
+        let ids = &*mirrors.unreadable() | &mirrors.spool.lost().into_iter().collect();
         let mut gone = Vec::new();
         for id in ids {
             let mirror = mirrors.copies().mirror(id);
@@ -53,8 +51,9 @@ impl Disks {
                 && mirrors.give(node, &[id]).await.is_ok()
             {
                 // It is the mirror's as soon as that has taken it over, which may be later.
-                let is_theirs = self.claims(node, here, &[id]).await.is_some_and(|claims| claims.contains_key(&id));
-                gone.extend(is_theirs.then_some(id));
+                let mut claims = Claims::default();
+                let asked = self.ask_claims(node, here, &[id], &mut claims).await;
+                gone.extend(asked.filter(|()| claims.holds(id)).map(|()| id));
             } else {
                 // The next attempt finds out again.
                 mirrors.unreadable().remove(&id);
@@ -77,29 +76,35 @@ impl Disks {
     }
 
     /// Makes ours what `owner` gave away.
-    pub(crate) async fn take_given(&self, owner: u64, ids: Vec<MessageId>) -> Result<(), SpoolError> {
-        let Some(mirrors) = &self.mirrors else { return Ok(()) };
-        mirrors.keeper.take_given(owner, ids.clone()).await?;
-        let mut copies = mirrors.copies();
-        ids.into_iter().for_each(|id| copies.find(id, true));
-        Ok(())
+    pub(crate) async fn take_given(&self, owner: u64, ids: Vec<MessageId>) -> Result<BTreeSet<MessageId>, SpoolError> {
+        let Some(mirrors) = &self.mirrors else { return Ok(BTreeSet::new()) };
+        let taken = mirrors.keeper.take_given(owner, ids).await?;
+        mirrors.find(&taken);
+        Ok(taken)
     }
 }
 
 impl Mirrors {
-    /// Of what the node keeps, what may have been lost here: on a first comparison all that is older than the damage and
-    /// unknown, later what was given before and is still there.
+    /// Of what the node keeps, what may have been lost here: on a first comparison all that the damage may have hit and that
+    /// is unknown, later what was given before and is still there.
     pub(super) fn lost(
         &self,
         listed: &HashMap<MessageId, bool>,
         is_first: bool,
         given: &BTreeSet<MessageId>,
     ) -> BTreeSet<MessageId> {
-        let before_ms = self.spool.damaged_before_ms().filter(|_| is_first);
-        let is_old = |id: &MessageId| before_ms.is_some_and(|ms| id.timestamp_ms() < ms + CLOCK_MARGIN_MS);
+        let damage = self.spool.damage().filter(|_| is_first);
+        let may_be_lost = |id: &MessageId| damage.is_some_and(|damage| damage.covers(*id));
         let copies = self.copies();
-        let unknown = |id: &&MessageId| (is_old(id) && !copies.knows(**id)) || given.contains(id);
+        let unknown = |id: &&MessageId| (may_be_lost(id) && !copies.knows(**id)) || given.contains(id);
         listed.keys().filter(unknown).copied().collect()
+    }
+
+    /// Forgets the damage when every node that may have copies has been asked.
+    pub(super) fn forget_damage(&self, nodes: &[u64]) {
+        if self.spool.damage().is_some() && self.links.are_made_up(nodes) {
+            self.spool.forget_damage();
+        }
     }
 
     pub(super) async fn give(&self, node: u64, ids: &[MessageId]) -> Result<(), String> {

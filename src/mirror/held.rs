@@ -135,14 +135,15 @@ impl Mirrors {
                 self.have_done(node, &Question::LetOut { ids: stray }).await?;
             }
         }
+        let mut homeless = None;
         for id in wanted.missing {
             if let Ok((held, message)) = quarantine.show(id).await
                 && !self.place_held(&held, &message).await
             {
-                return Err(format!("no node keeps a copy of {id}"));
+                homeless = Some(id);
             }
         }
-        Ok(())
+        homeless.map_or(Ok(()), |id| Err(format!("no node keeps a copy of {id}")))
     }
 
     async fn held_inventory(&self, node: u64) -> Result<Vec<MessageId>, String> {

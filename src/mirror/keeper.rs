@@ -3,9 +3,10 @@
 mod parts;
 mod quarantine;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use outgate_cluster::Cluster;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot};
 
 use super::damage::Given;
-use super::letter::{self, Answer, IDS_MAX, Id, Mark, Question, Store, What};
+use super::letter::{self, Answer, Claim, IDS_MAX, Id, Mark, Question, Store, What};
 use super::taken::Taken;
 use super::{Mirrors, sessions};
 use crate::mail::MessageId;
@@ -38,9 +39,17 @@ pub(super) struct Keeper {
     taken: Arc<AsyncMutex<Taken>>,
     /// The same of the quarantine.
     taken_held: Arc<AsyncMutex<Taken>>,
-    /// Nodes that have asked what became of their messages, and when: what they did not hear of is theirs.
-    returning: Mutex<BTreeMap<u64, Instant>>,
+    /// Nodes that have asked what became of their messages: what they did not hear of is theirs.
+    returning: Mutex<BTreeMap<u64, Return>>,
+    back: AtomicBool,
     given: Mutex<Given>,
+}
+
+/// The last question of a node that returns.
+struct Return {
+    asked: Instant,
+    /// It owned mail by then.
+    is_up: bool,
 }
 
 /// Answers the questions of other nodes from now on.
@@ -84,6 +93,7 @@ impl Keeper {
             taken_held: Arc::new(AsyncMutex::new(taken_held)),
             returning: Mutex::default(),
             given: Mutex::default(),
+            back: AtomicBool::new(false),
         })
     }
 
@@ -95,7 +105,9 @@ impl Keeper {
             Question::Inventory { after } => self.inventory(owner, after.map(Into::into)).await,
             Question::Claims { of, ids } => {
                 if of == owner {
-                    self.returning().insert(owner, Instant::now());
+                    if let Err(why) = self.is_asked_by_one_that_returns(owner).await {
+                        return Answer::Refused(why);
+                    }
                 }
                 self.claims(owner, of, ids).await
             }
@@ -177,34 +189,58 @@ impl Keeper {
         Ok(Answer::Inventory(behind.take(IDS_MAX).map(|found| (Id::from(found.id), found.accepted)).collect()))
     }
 
-    /// Which of `of`'s messages are whose by now. Of two nodes that both keep a copy of what may be taken over, the one with
-    /// the smaller number takes it.
+    /// What of `of`'s messages this node has or had. Of two nodes that both keep a copy of what may be taken over, the one
+    /// with the smaller number takes it.
     async fn claims(&self, asker: u64, of: u64, ids: Vec<Id>) -> Result<Answer, String> {
         let taken = self.taken.lock().await;
         let ids = ids.into_iter().map(MessageId::from).collect();
         let found = self.spool.look_up(ids).await.map_err(|error| error.to_string())?;
         let here = self.cluster.node_id();
         let takes_first = asker != of && here < asker;
-        let owner_of = |(id, found): (MessageId, Option<(Whose, bool)>)| match found {
-            Some((Whose::Of(node), accepted)) if node == of => (takes_first && accepted).then_some((id, Some(here))),
-            Some((Whose::Of(node), _)) => Some((id, Some(node))),
-            Some((Whose::Ours, _)) => Some((id, Some(here))),
-            None => taken.of(of).is_some_and(|listed| listed.contains(&id)).then_some((id, None)),
+        let claim = |(id, found): (MessageId, Option<(Whose, bool)>)| match found {
+            Some((Whose::Ours, _)) => Some((id, Claim::Mine)),
+            Some((Whose::Of(node), accepted)) => (node == of && takes_first && accepted).then_some((id, Claim::Soon)),
+            // From whomever: it may have changed hands twice.
+            None => taken.holds(id).then_some((id, Claim::Done)),
         };
-        let owners = found.into_iter().filter_map(owner_of);
-        Ok(Answer::Owners(owners.map(|(id, owner)| (id.into(), owner)).collect()))
+        Ok(Answer::Claims(found.into_iter().filter_map(claim).map(|(id, claim)| (id.into(), claim)).collect()))
+    }
+
+    /// Two that return at once must not both hand over the same to each other: the one with the smaller number does first.
+    async fn is_asked_by_one_that_returns(&self, node: u64) -> Result<(), String> {
+        if !self.is_back() && node > self.cluster.node_id() {
+            return Err("this node comes back first".to_owned());
+        }
+        self.cluster.barrier().await.map_err(|error| error.to_string())?;
+        let is_up = self.cluster.read(|state| state.ownership(node)).up;
+        self.returning().insert(node, Return { asked: Instant::now(), is_up });
+        Ok(())
+    }
+
+    /// Whether this node owns mail and has let go of what others have of it, as far as it ever ceased to own it.
+    pub(super) fn is_back(&self) -> bool {
+        self.back.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_back(&self, is_back: bool) {
+        self.back.store(is_back, Ordering::Release);
     }
 
     pub(super) fn given(&self) -> MutexGuard<'_, Given> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn returning(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
+    fn returning(&self) -> MutexGuard<'_, BTreeMap<u64, Return>> {
         self.returning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn is_returning(&self, owner: u64) -> bool {
-        self.returning().get(&owner).is_some_and(|since| since.elapsed() < RETURN_MAX)
+    fn is_returning(&self, owner: u64) -> bool {
+        self.returning().get(&owner).is_some_and(|last| last.asked.elapsed() < RETURN_MAX)
+    }
+
+    /// It has asked when it owned mail already.
+    pub(super) fn has_come_back(&self, owner: u64) -> bool {
+        self.returning().get(&owner).is_some_and(|last| last.is_up)
     }
 
     /// The copies that are kept for `owner` and may be taken over; none while it is about to come back.
@@ -243,19 +279,19 @@ impl Keeper {
         Ok(())
     }
 
-    /// Makes `owner`'s messages ours; they are on disk as such when it returns. False = it owns mail again or is about to,
-    /// or this node does not know.
-    pub(super) async fn take(&self, owner: u64, ids: Vec<MessageId>) -> Result<bool, SpoolError> {
-        let Some(as_of) = self.up_to_date().await else { return Ok(false) };
+    /// Makes `owner`'s messages ours; they are on disk as such when it returns. Returns those that are: none where it owns
+    /// mail again or is about to, or this node does not know.
+    pub(super) async fn take(&self, owner: u64, ids: Vec<MessageId>) -> Result<BTreeSet<MessageId>, SpoolError> {
+        let Some(as_of) = self.up_to_date().await else { return Ok(BTreeSet::new()) };
         let taken = Arc::clone(&self.taken).lock_owned().await;
         if !self.may_take(owner, as_of) {
-            return Ok(false);
+            return Ok(BTreeSet::new());
         }
-        self.adopt(taken, owner, ids).await.map(|()| true)
+        self.adopt(taken, owner, ids).await
     }
 
     /// The same of what it gave away itself.
-    pub(super) async fn take_given(&self, owner: u64, ids: Vec<MessageId>) -> Result<(), SpoolError> {
+    pub(super) async fn take_given(&self, owner: u64, ids: Vec<MessageId>) -> Result<BTreeSet<MessageId>, SpoolError> {
         self.adopt(Arc::clone(&self.taken).lock_owned().await, owner, ids).await
     }
 
@@ -274,20 +310,29 @@ impl Keeper {
             && as_of.elapsed() < TAKING_MAX
     }
 
-    /// In the list first.
-    async fn adopt(&self, taken: OwnedMutexGuard<Taken>, owner: u64, ids: Vec<MessageId>) -> Result<(), SpoolError> {
+    /// In the list first. Returns what is ours by then: a copy may be gone since it was asked for.
+    async fn adopt(
+        &self,
+        taken: OwnedMutexGuard<Taken>,
+        owner: u64,
+        ids: Vec<MessageId>,
+    ) -> Result<BTreeSet<MessageId>, SpoolError> {
         let new: Vec<MessageId> =
             ids.iter().copied().filter(|id| !taken.of(owner).is_some_and(|known| known.contains(id))).collect();
         let taken = on_disk(taken, move |taken| taken.add(owner, &new)).await?;
         let (done, mut noted) = tokio::sync::mpsc::unbounded_channel::<()>();
-        for id in ids {
+        for id in ids.iter().copied() {
             let done = done.clone();
             self.spool.adopt(id, owner, Some(Box::new(move || drop(done))));
         }
         drop((taken, done));
         // Ends when the last call has been made.
         while noted.recv().await.is_some() {}
-        if self.spool.has_failed() { Err(SpoolError::Stopped) } else { Ok(()) }
+        if self.spool.has_failed() {
+            return Err(SpoolError::Stopped);
+        }
+        let found = self.spool.look_up(ids).await?.into_iter();
+        Ok(found.filter(|(_, found)| matches!(found, Some((Whose::Ours, _)))).map(|(id, _)| id).collect())
     }
 
     /// `owner`'s copy is of no use; with a node, that is whose message it is by now.
@@ -299,7 +344,13 @@ impl Keeper {
         }
     }
 
-    /// The old owner is back and has dropped what was taken.
+    /// These are passed on to other nodes.
+    pub(super) async fn strike_taken(&self, ids: BTreeSet<MessageId>) -> Result<(), SpoolError> {
+        let taken = Arc::clone(&self.taken).lock_owned().await;
+        on_disk(taken, move |taken| taken.strike(&ids)).await.map(drop)
+    }
+
+    /// The old owner is back and has let go of what was taken.
     pub(super) async fn forget_taken(&self, owner: u64) {
         for list in [&self.taken, &self.taken_held] {
             let taken = Arc::clone(list).lock_owned().await;

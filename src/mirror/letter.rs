@@ -125,8 +125,18 @@ pub(super) enum Answer {
     Records(Bytes),
     /// User id and count, without the Users that have none.
     Sessions(Vec<(u64, u64)>),
-    /// Messages that changed hands with the node that has them now; `None` = they were taken over and are done.
-    Owners(Vec<(Id, Option<u64>)>),
+    /// Of the messages that were asked for, those that are or were in this node's hands.
+    Claims(Vec<(Id, Claim)>),
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Claim {
+    /// I own it.
+    Mine,
+    /// I had taken it over and am done with it.
+    Done,
+    /// Like you I keep a copy, and I take it over: my number is the smaller one.
+    Soon,
 }
 
 impl Answer {
@@ -140,7 +150,7 @@ impl Answer {
             | Self::Lengths(_)
             | Self::Records(_)
             | Self::Sessions(_)
-            | Self::Owners(_) => "it answered another question".to_owned(),
+            | Self::Claims(_) => "it answered another question".to_owned(),
         }
     }
 }

@@ -179,6 +179,9 @@ pub(super) async fn run(mirrors: Weak<Mirrors>) {
         if mirrors.are_needed() && up.count() > 0 && !is_early {
             mirrors.make_again().await;
         }
+        mirrors.forget_damage(
+            &tasks.keys().copied().filter(|id| nodes.iter().any(|node| node.id == *id)).collect::<Vec<_>>(),
+        );
         mirrors.count_missing();
         drop(mirrors);
         tokio::time::sleep(INTERVAL).await;
@@ -322,6 +325,8 @@ impl Mirrors {
         let body = self.spool.read(id).await;
         let (Some(found), Ok(Some(message))) = (found, body) else {
             self.copies().not_placed(id);
+            // What cannot be read finds no mirror: nobody is to wait for one.
+            self.release(id);
             return false;
         };
         let bytes = |bytes: Box<[u8]>| Bytes::from(Vec::from(bytes));

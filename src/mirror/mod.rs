@@ -52,7 +52,7 @@ use letter::What;
 use link::Links;
 pub use log::Searched;
 use placing::Parcel;
-pub(crate) use take_over::Claims;
+pub(crate) use take_over::{Claims, Handed};
 
 /// How long mirrors may take to hear the last marks.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
@@ -100,7 +100,12 @@ impl Disks {
         maillog: &Maillog,
         sessions: &Sessions,
     ) -> Result<(Self, Left), SpoolError> {
+        let was_there = Spool::is_under(directory);
         let (spool, _) = Spool::open(directory, config, metrics.spool_sync_seconds.clone()).await?;
+        if !was_there && cluster.owner_epoch() > 0 {
+            tracing::error!(path = %directory.display(), "the queue of this node is gone");
+            spool.note_emptied().map_err(|error| SpoolError::Io(directory.to_owned(), error))?;
+        }
         let keeper = Keeper::open(directory, spool.clone(), cluster.clone(), quarantine.clone()).await?;
         keeper.finish().await?;
         let found = spool.list(Whose::Ours).await?;
@@ -244,7 +249,8 @@ pub struct Left(pub(crate) Vec<Found>);
 impl Mirrors {
     /// `then` is called when the mirror knows.
     fn accept(&self, id: MessageId, then: Option<Then>) {
-        let mirror = self.copies().accept(id, then);
+        let (mirror, back) = self.copies().accept(id, then);
+        back.into_iter().for_each(|then| then());
         match mirror {
             Some(node) => self.links.tell(node, id, What::Accepted),
             None if !self.are_needed() => self.release(id),

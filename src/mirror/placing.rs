@@ -66,9 +66,12 @@ impl Mirrors {
     }
 
     fn placed(&self, id: MessageId, node: u64, accepted: bool) {
-        let (marks, waited) = self.copies().placed(id, node, accepted);
-        waited.into_iter().for_each(|then| then());
+        let mut copies = self.copies();
+        let (marks, waited) = copies.placed(id, node, accepted);
+        // Before anybody can tell what is newer.
         marks.into_iter().for_each(|mark| self.links.push(node, mark));
+        drop(copies);
+        waited.into_iter().for_each(|then| then());
     }
 
     /// Other nodes that own mail, in the order in which they are to be asked for this message: those that were heard of late

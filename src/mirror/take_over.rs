@@ -1,9 +1,9 @@
 //! What becomes of a node's messages when it is down, and when it is back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::letter::{Answer, Id, Question, What};
+use super::letter::{Answer, Claim, Id, Question, What};
 use super::{Disks, Mirrors};
 use crate::mail::MessageId;
 use crate::spool::{Found, SpoolError, Then, Whose};
@@ -13,7 +13,45 @@ const CLAIMS_TIMEOUT: Duration = Duration::from_secs(5);
 const CLAIMS_MAX: usize = 10_000;
 
 /// Messages that changed hands, with the node that has them now; `None` = they are done.
-pub(crate) type Claims = BTreeMap<MessageId, Option<u64>>;
+pub(crate) type Handed = BTreeMap<MessageId, Option<u64>>;
+
+/// What other nodes say of messages of a node that is or was down.
+#[derive(Default, Debug)]
+pub(crate) struct Claims(BTreeMap<MessageId, Claimed>);
+
+/// In the order in which they count: whoever has a message knows more than one that had it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Claimed {
+    Soon,
+    Done,
+    By(u64),
+}
+
+impl Claims {
+    fn add(&mut self, node: u64, id: MessageId, claim: Claim) {
+        let claimed = match claim {
+            Claim::Mine => Claimed::By(node),
+            Claim::Done => Claimed::Done,
+            Claim::Soon => Claimed::Soon,
+        };
+        let known = self.0.entry(id).or_insert(claimed);
+        *known = (*known).max(claimed);
+    }
+
+    pub(crate) fn holds(&self, id: MessageId) -> bool {
+        self.0.contains_key(&id)
+    }
+
+    /// A promise to take a message over is none to have it: what is only promised stays as it is.
+    pub(crate) fn handed(self) -> Handed {
+        let handed = self.0.into_iter().filter_map(|(id, claimed)| match claimed {
+            Claimed::By(node) => Some((id, Some(node))),
+            Claimed::Done => Some((id, None)),
+            Claimed::Soon => None,
+        });
+        handed.collect()
+    }
+}
 
 impl Disks {
     /// What is ours, in order.
@@ -34,22 +72,39 @@ impl Disks {
         }
     }
 
-    /// Makes `owner`'s messages ours; they are on this disk as such when it returns, and get a mirror next. False = they
-    /// are not to be taken over now.
-    pub(crate) async fn take(&self, owner: u64, ids: Vec<MessageId>) -> Result<bool, SpoolError> {
-        let Some(mirrors) = &self.mirrors else { return Ok(false) };
-        if !mirrors.keeper.take(owner, ids.clone()).await? {
-            return Ok(false);
+    /// Makes `owner`'s messages ours; they are on this disk as such when it returns, and get a mirror next. Returns those
+    /// that are: none where they are not to be taken over now.
+    pub(crate) async fn take(&self, owner: u64, ids: Vec<MessageId>) -> Result<BTreeSet<MessageId>, SpoolError> {
+        let Some(mirrors) = &self.mirrors else { return Ok(BTreeSet::new()) };
+        let taken = mirrors.keeper.take(owner, ids).await?;
+        mirrors.find(&taken);
+        Ok(taken)
+    }
+
+    /// Before they are handed over: what this node says of messages that it passed on must not be that they are done.
+    pub(crate) async fn pass_on(&self, handed: &Handed) -> Result<(), SpoolError> {
+        let ids: BTreeSet<_> = handed.iter().filter(|(_, node)| node.is_some()).map(|(id, _)| *id).collect();
+        match &self.mirrors {
+            Some(mirrors) if !ids.is_empty() => mirrors.keeper.strike_taken(ids).await,
+            Some(_) | None => Ok(()),
         }
-        let mut copies = mirrors.copies();
-        ids.into_iter().for_each(|id| copies.find(id, true));
-        Ok(true)
+    }
+
+    /// False until this node knows what others have of what it owned: nothing goes out.
+    pub(crate) fn is_back(&self) -> bool {
+        self.mirrors.as_ref().is_none_or(|mirrors| mirrors.keeper.is_back())
+    }
+
+    pub(crate) fn set_back(&self, is_back: bool) {
+        if let Some(mirrors) = &self.mirrors {
+            mirrors.keeper.set_back(is_back);
+        }
     }
 
     /// Copies of `owner`'s messages that are the copies of other nodes' messages by now, or of use to nobody.
-    pub(crate) fn let_go_of_copies(&self, owner: u64, claims: Claims) {
+    pub(crate) fn let_go_of_copies(&self, owner: u64, handed: Handed) {
         if let Some(mirrors) = &self.mirrors {
-            claims.into_iter().for_each(|(id, node)| mirrors.keeper.let_go_of(owner, id, node));
+            handed.into_iter().for_each(|(id, node)| mirrors.keeper.let_go_of(owner, id, node));
         }
     }
 
@@ -69,22 +124,21 @@ impl Disks {
     pub(crate) async fn forget_taken(&self) {
         let Some(mirrors) = &self.mirrors else { return };
         for owner in mirrors.keeper.taken_owners().await {
-            if mirrors.cluster.read(|state| state.ownership(owner)).up && !mirrors.keeper.is_returning(owner) {
+            if mirrors.cluster.read(|state| state.ownership(owner)).up && mirrors.keeper.has_come_back(owner) {
                 mirrors.keeper.forget_taken(owner).await;
             }
         }
     }
 
-    /// Whose `owner`'s messages are by now as far as `node` knows. `None` = it does not say.
-    pub(crate) async fn claims(&self, node: u64, owner: u64, ids: &[MessageId]) -> Option<Claims> {
+    /// Adds what of `owner`'s messages `node` has or had. `None` = it does not say.
+    pub(crate) async fn ask_claims(&self, node: u64, owner: u64, ids: &[MessageId], claims: &mut Claims) -> Option<()> {
         let mirrors = self.mirrors.as_ref()?;
-        let mut claims = Claims::new();
         // Once at least: a node that has nothing comes back as well.
         let chunks = ids.chunks(CLAIMS_MAX).chain(ids.is_empty().then_some(ids));
         for ids in chunks {
             let question = Question::Claims { of: owner, ids: ids.iter().map(|id| Id::from(*id)).collect() };
             match mirrors.ask(node, &question, CLAIMS_TIMEOUT).await {
-                Ok(Answer::Owners(owners)) => claims.extend(owners.into_iter().map(|(id, node)| (id.into(), node))),
+                Ok(Answer::Claims(all)) => all.into_iter().for_each(|(id, claim)| claims.add(node, id.into(), claim)),
                 Ok(other) => {
                     tracing::debug!(node, why = other.refusal(), "a node does not say what changed hands");
                     return None;
@@ -95,7 +149,7 @@ impl Disks {
                 }
             }
         }
-        Some(claims)
+        Some(())
     }
 
     /// All that `node` has taken over from this one. `None` = it does not say.
@@ -105,6 +159,12 @@ impl Disks {
 }
 
 impl Mirrors {
+    /// They are ours and have no second copy.
+    pub(super) fn find(&self, ids: &BTreeSet<MessageId>) {
+        let mut copies = self.copies();
+        ids.iter().for_each(|id| copies.find(*id, true));
+    }
+
     pub(super) async fn ask_ids(&self, node: u64, question: &Question) -> Option<Vec<MessageId>> {
         match self.ask(node, question, CLAIMS_TIMEOUT).await {
             Ok(Answer::Ids(ids)) => Some(ids.into_iter().map(MessageId::from).collect()),
@@ -117,5 +177,24 @@ impl Mirrors {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_a_message_is_believed_before_those_who_had_it_or_will() {
+        let [owned, done, promised] = std::array::from_fn(|_| MessageId::generate());
+        let mut claims = Claims::default();
+        claims.add(1, owned, Claim::Done);
+        claims.add(2, owned, Claim::Mine);
+        claims.add(3, owned, Claim::Done);
+        claims.add(1, done, Claim::Soon);
+        claims.add(2, done, Claim::Done);
+        claims.add(1, promised, Claim::Soon);
+        assert!([owned, done, promised].iter().all(|id| claims.holds(*id)));
+        assert_eq!(claims.handed(), BTreeMap::from([(owned, Some(2)), (done, None)]), "a promise moves no copy");
     }
 }

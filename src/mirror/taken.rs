@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::durable::create_directory;
+use crate::durable::{create_directory, write_durably};
 use crate::mail::MessageId;
 
 const ID_LENGTH: usize = 16;
@@ -37,20 +37,23 @@ impl Taken {
 
     /// On disk when it returns. Blocks.
     pub(super) fn add(&mut self, owner: u64, ids: &[MessageId]) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(ids.len() * RECORD_LENGTH);
-        for id in ids.iter().map(|id| id.to_bytes()) {
-            bytes.extend_from_slice(&id);
-            bytes.extend_from_slice(&crc32fast::hash(&id).to_le_bytes());
-        }
+        let bytes = write(ids.iter());
         let mut file = OpenOptions::new().append(true).create(true).open(self.path(owner))?;
         // A record that a crash cut off must not put the next ones out of step.
         let torn = file.metadata()?.len() % RECORD_LENGTH as u64;
         if torn > 0 {
             file.set_len(file.metadata()?.len() - torn)?;
         }
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        File::open(&self.directory)?.sync_all()?;
+        let whole = file.metadata()?.len();
+        let written = file
+            .write_all(&bytes)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| File::open(&self.directory)?.sync_all());
+        if let Err(error) = written {
+            // The next start must not take over what this one did not.
+            file.set_len(whole)?;
+            return Err(error);
+        }
         self.lists.entry(owner).or_default().extend(ids);
         Ok(())
     }
@@ -59,14 +62,30 @@ impl Taken {
         self.lists.get(&owner)
     }
 
+    /// These are passed on to other nodes, which know what becomes of them. On disk when it returns. Blocks.
+    pub(super) fn strike(&mut self, passed_on: &BTreeSet<MessageId>) -> io::Result<()> {
+        for owner in self.owners() {
+            let Some(listed) = self.of(owner).filter(|listed| !listed.is_disjoint(passed_on)) else { continue };
+            let stay = listed - passed_on;
+            write_durably(&self.directory, &owner.to_string(), &[&write(stay.iter())])?;
+            self.lists.insert(owner, stay);
+        }
+        Ok(())
+    }
+
+    pub(super) fn holds(&self, id: MessageId) -> bool {
+        self.lists.values().any(|ids| ids.contains(&id))
+    }
+
     pub(super) fn owners(&self) -> Vec<u64> {
         self.lists.keys().copied().collect()
     }
 
     /// Blocks.
     pub(super) fn forget(&mut self, owner: u64) -> io::Result<()> {
-        if self.lists.remove(&owner).is_some() {
+        if self.lists.contains_key(&owner) {
             fs::remove_file(self.path(owner))?;
+            self.lists.remove(&owner);
         }
         Ok(())
     }
@@ -74,6 +93,11 @@ impl Taken {
     fn path(&self, owner: u64) -> PathBuf {
         self.directory.join(owner.to_string())
     }
+}
+
+fn write<'a>(ids: impl Iterator<Item = &'a MessageId>) -> Vec<u8> {
+    let record = |id: [u8; ID_LENGTH]| [&id[..], &crc32fast::hash(&id).to_le_bytes()].concat();
+    ids.flat_map(|id| record(id.to_bytes())).collect()
 }
 
 /// Records that are whole.
@@ -110,7 +134,12 @@ mod tests {
             assert!(again.of(7).unwrap().len() == kept + 1 && again.of(7).unwrap().contains(&ids[2]));
         }
         let mut taken = Taken::open(base.path()).unwrap();
+        taken.add(8, &ids[..1]).unwrap();
+        taken.strike(&BTreeSet::from([ids[2], ids[0]])).unwrap();
+        let again = Taken::open(base.path()).unwrap();
+        assert_eq!((again.of(7), again.holds(ids[0]), again.holds(ids[1])), (taken.of(7), false, true));
         taken.forget(7).unwrap();
+        taken.forget(8).unwrap();
         assert!(taken.owners().is_empty() && Taken::open(base.path()).unwrap().owners().is_empty());
     }
 }

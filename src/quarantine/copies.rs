@@ -3,9 +3,9 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 
-use super::store::{Store, day_of, entry_line, names, remove_if_there, sync_directory, write_durably};
+use super::store::{Store, day_of, entry_line, names};
 use super::{Held, QuarantineError};
-use crate::durable::create_directory;
+use crate::durable::{create_directory, remove_if_there, sync_directory, write_durably};
 use crate::mail::{Message, MessageId};
 
 impl Store {

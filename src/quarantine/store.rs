@@ -1,7 +1,7 @@
 //! The files of the quarantine. Everything here blocks.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::quota::Quota;
 use super::{Held, QuarantineError};
-use crate::durable::create_directory;
+use crate::durable::{create_directory, remove_if_there, sync_directory, write_durably};
 use crate::mail::{Message, MessageId};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -259,27 +259,6 @@ fn fingerprint(held: &Held, message: &Message) -> blake3::Hash {
     hasher.finalize()
 }
 
-/// Writes `parts` to `directory/name`: whole and synced, or not at all.
-pub(super) fn write_durably(directory: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()> {
-    let half = directory.join(format!("{name}.tmp"));
-    let write = || {
-        let mut file = File::create(&half)?;
-        parts.iter().try_for_each(|part| file.write_all(part))?;
-        file.sync_all()?;
-        fs::rename(&half, directory.join(name))?;
-        sync_directory(directory)
-    };
-    write().inspect_err(|_| {
-        if let Err(error) = remove_if_there(&half) {
-            tracing::warn!(%error, path = %half.display(), "cannot remove a half-written file");
-        }
-    })
-}
-
-pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
 fn remove_half_written(directory: &Path) -> io::Result<()> {
     names(directory)?.filter(|name| name.ends_with(".tmp")).try_for_each(|name| fs::remove_file(directory.join(name)))
 }
@@ -292,13 +271,6 @@ fn put_all_back(directory: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// Names that are UTF-8; ours all are. A directory that is gone has none.

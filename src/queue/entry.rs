@@ -195,12 +195,8 @@ impl Entry {
 
     /// Positions of the recipients that still need an attempt.
     pub(crate) fn pending(&self) -> Vec<usize> {
-        let open = |state: &RecipientState| match state.status {
-            RecipientStatus::Queued | RecipientStatus::Deferred | RecipientStatus::Refused => true,
-            RecipientStatus::Delivered | RecipientStatus::Bounced | RecipientStatus::Expired => false,
-        };
         let states = self.progress.recipients.iter().enumerate();
-        states.filter_map(|(at, state)| open(state).then_some(at)).collect()
+        states.filter_map(|(at, state)| state.status.is_open().then_some(at)).collect()
     }
 
     /// For the log.
@@ -247,7 +243,26 @@ impl Entry {
     }
 }
 
+impl Progress {
+    /// What became of recipients elsewhere is final here as well.
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (state, other) in self.recipients.iter_mut().zip(&other.recipients) {
+            if !other.status.is_open() {
+                state.clone_from(other);
+            }
+        }
+        self.delay_notified |= other.delay_notified;
+    }
+}
+
 impl RecipientStatus {
+    fn is_open(self) -> bool {
+        match self {
+            Self::Queued | Self::Deferred | Self::Refused => true,
+            Self::Delivered | Self::Bounced | Self::Expired => false,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Queued => "queued",

@@ -21,7 +21,7 @@ use crate::clock::now_ms;
 use crate::delivery::{self, Delivery, DeliveryMessage, Finished, Host, Job, NextHop};
 use crate::mail::MessageId;
 use crate::maillog::{Event, Maillog, Record, Status};
-use crate::mirror::Claims;
+use crate::mirror::Handed;
 
 /// Jobs that are handed out at once; the rest waits in the schedule.
 const UNDER_WAY_MAX: usize = 50_000;
@@ -41,7 +41,7 @@ pub(crate) enum QueueMessage {
     TakeOver(Box<Entry>),
     /// Others have taken these over; `noted` is dropped when that is on disk.
     LetGo {
-        claims: Claims,
+        handed: Handed,
         noted: mpsc::Sender<()>,
     },
     Tick,
@@ -150,7 +150,7 @@ impl Actor for Owner {
             QueueMessage::Start => state.started = true,
             QueueMessage::Add(entry) => state.add(*entry),
             QueueMessage::TakeOver(entry) => state.take_over(*entry),
-            QueueMessage::LetGo { claims, noted } => state.let_go(claims, &noted),
+            QueueMessage::LetGo { handed, noted } => state.let_go(handed, &noted),
             QueueMessage::Tick => state.tick(),
             QueueMessage::Planned { id, plan, force } => state.planned(id, plan, force).await,
             QueueMessage::Finished(finished) => state.finished(finished),

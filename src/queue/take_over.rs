@@ -12,7 +12,7 @@ use crate::clock::now_ms;
 use crate::delivery::LetGo;
 use crate::mail::MessageId;
 use crate::maillog::{Event, Record, Status};
-use crate::mirror::Claims;
+use crate::mirror::Handed;
 use crate::spool::Found;
 
 /// How long it is remembered what this node let go of.
@@ -57,10 +57,10 @@ impl Queue {
 
     /// Lets go of messages that others have taken over; returns when that is on disk. Nothing of them is begun to be sent
     /// from then on.
-    pub(crate) async fn let_go(&self, claims: Claims) {
-        self.undecided().retain(|id, _| !claims.contains_key(id));
+    pub(crate) async fn let_go(&self, handed: Handed) {
+        self.undecided().retain(|id, _| !handed.contains_key(id));
         let (noted, mut all) = mpsc::channel(1);
-        send(&self.inner.owner, QueueMessage::LetGo { claims, noted });
+        send(&self.inner.owner, QueueMessage::LetGo { handed, noted });
         // Ends with the last sender.
         while all.recv().await.is_some() {}
     }
@@ -71,15 +71,18 @@ impl OwnerState {
     pub(super) fn take_over(&mut self, entry: Entry) {
         self.yielded.ids.remove(&entry.id);
         match self.entries.get_mut(&entry.id) {
-            // What comes back of that was perhaps never begun.
-            Some(known) if known.let_go.is_set() => (known.let_go, known.untried) = (LetGo::default(), true),
+            Some(known) if known.let_go.is_set() => {
+                // What comes back of that was perhaps never begun.
+                (known.let_go, known.untried) = (LetGo::default(), true);
+                known.progress.add(&entry.progress);
+            }
             Some(_) | None => self.add(entry),
         }
     }
 
-    pub(super) fn let_go(&mut self, claims: Claims, noted: &mpsc::Sender<()>) {
-        self.yielded.add(claims.keys().copied());
-        for (id, node) in claims {
+    pub(super) fn let_go(&mut self, handed: Handed, noted: &mpsc::Sender<()>) {
+        self.yielded.add(handed.keys().copied());
+        for (id, node) in handed {
             self.delivery.metrics.messages_yielded.inc();
             match self.entries.get_mut(&id) {
                 Some(entry) if entry.under_way > 0 => entry.let_go.set(),

@@ -11,7 +11,7 @@ use crate::config::DeliveryConfig;
 use crate::delivery::sink::{Captured, Say, Sink, polite, reply, until};
 use crate::mail::{Address, Body, Notify, Recipient, Return, ReversePath};
 use crate::maillog::{Event, Query, Status};
-use crate::mirror::Claims;
+use crate::mirror::Handed;
 
 mod ends;
 mod hands;

@@ -11,6 +11,7 @@
 //! - A failed fdatasync is final. A full disk is not: messages are refused, marks wait, and it goes on by itself.
 
 mod commit;
+mod damage;
 mod index;
 mod ledger;
 mod record;
@@ -32,9 +33,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use crate::clock::now_ms;
 use crate::config::SpoolConfig;
 use crate::mail::{Message, MessageId};
+pub(crate) use damage::Damage;
 use record::{Kind, Name};
 use segment::Location;
 pub(crate) use writer::Then;
@@ -43,6 +44,7 @@ use writer::{Request, Writer};
 /// Bytes of messages that may wait for the writer at once, in permits of [`PERMIT_BYTES`].
 const WAITING_MAX_BYTES: usize = 128 << 20;
 const PERMIT_BYTES: usize = 1024;
+const LOCK: &str = "lock";
 
 #[derive(thiserror::Error, Debug)]
 pub enum SpoolError {
@@ -97,12 +99,20 @@ struct Shared {
     /// Why nothing can be noted any more.
     failure: watch::Sender<Option<String>>,
     sync_seconds: Histogram,
-    damaged_before_ms: Option<u64>,
+    /// Messages of before that may be missing.
+    damage: Mutex<Option<Damage>>,
+    /// Messages that turned out to be lost in this life.
+    lost: Mutex<Vec<MessageId>>,
     /// Held as long as any part of the spool lives.
     _lock: File,
 }
 
 impl Spool {
+    /// Whether there was one before.
+    pub(crate) fn is_under(directory: &Path) -> bool {
+        directory.join(LOCK).exists()
+    }
+
     /// Reads what is under `directory` (made if absent) and starts the writer; returns what lives and is ours.
     pub(crate) async fn open(
         directory: &Path,
@@ -122,7 +132,7 @@ impl Spool {
     ) -> io::Result<(Self, Vec<Found>)> {
         crate::durable::create_directory(&directory)?;
         let lock = lock(&directory)?;
-        let recovery::Recovered { ledger, index, committed, next_segment, damaged } = recovery::recover(&directory)?;
+        let recovery::Recovered { ledger, index, committed, next_segment, damage } = recovery::recover(&directory)?;
         let shared = Arc::new(Shared {
             directory,
             segment_max_bytes: config.segment_max_bytes,
@@ -131,10 +141,14 @@ impl Spool {
             waiting: Arc::new(Semaphore::new(WAITING_MAX_BYTES / PERMIT_BYTES)),
             has_room: AtomicBool::new(true),
             failure: watch::Sender::new(None),
-            damaged_before_ms: damaged.then(now_ms),
+            damage: Mutex::new(damage),
+            lost: Mutex::default(),
             sync_seconds,
             _lock: lock,
         });
+        if let Some(damage) = shared.damage.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            damage.write(&shared.directory)?;
+        }
         shared.check_room();
         let found = found(&ledger, Whose::Ours);
         let committer = commit::Committer::start(index, committed, Arc::clone(&shared))?;
@@ -232,9 +246,31 @@ impl Spool {
         answer.await.map_err(|_| SpoolError::Stopped)
     }
 
-    /// When this was opened, if messages from before may be missing without a trace.
-    pub(crate) fn damaged_before_ms(&self) -> Option<u64> {
-        self.shared.damaged_before_ms
+    /// Which messages of earlier lives may be missing without a trace.
+    pub(crate) fn damage(&self) -> Option<Damage> {
+        *self.shared.damage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that was here before is missing.
+    pub(crate) fn note_emptied(&self) -> io::Result<()> {
+        *self.shared.damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(Damage::all());
+        Damage::all().write(&self.shared.directory)
+    }
+
+    /// What was missing is in other hands. Damage that was found since the start stays noted: the next one has to ask.
+    pub(crate) fn forget_damage(&self) {
+        let mut damage = self.shared.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        if damage.take().is_some()
+            && self.lost().is_empty()
+            && let Err(error) = Damage::forget(&self.shared.directory)
+        {
+            tracing::warn!(%error, "the note of damage stays until the next start");
+        }
+    }
+
+    /// Messages that turned out to be lost since the start.
+    pub(crate) fn lost(&self) -> Vec<MessageId> {
+        self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn has(&self, id: MessageId) -> bool {
@@ -338,7 +374,7 @@ impl Shared {
 }
 
 fn lock(directory: &Path) -> io::Result<File> {
-    let file = File::create(directory.join("lock"))?;
+    let file = File::create(directory.join(LOCK))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(io::Error::new(io::ErrorKind::ResourceBusy, "in use by another process")),

@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
 
+use super::damage::Damage;
 use super::index::{Index, Position};
 use super::ledger::Ledger;
 use super::record::{self, Kind, Name};
@@ -16,7 +17,7 @@ pub(super) struct Recovered {
     pub(super) committed: Option<Position>,
     pub(super) next_segment: u64,
     /// Something was there that cannot be read: messages may be missing without a trace.
-    pub(super) damaged: bool,
+    pub(super) damage: Option<Damage>,
 }
 
 /// Reads everything under `directory`. Blocks.
@@ -24,7 +25,7 @@ pub(super) fn recover(directory: &Path) -> io::Result<Recovered> {
     let index_path = directory.join("index");
     let (mut index, mut loaded) = Index::open(&index_path)?;
     let mut segments = segment::list(directory)?;
-    let mut damaged = false;
+    let mut damage = Damage::read(directory)?;
     if let Some(found) = &loaded
         && !fits(directory, found.position)
     {
@@ -32,7 +33,7 @@ pub(super) fn recover(directory: &Path) -> io::Result<Recovered> {
         drop(index);
         index = Index::rebuild(&index_path)?;
         loaded = None;
-        damaged = true;
+        damage = Some(Damage::all());
     }
     let committed = loaded.as_ref().map(|found| found.position);
     let mut ledger = Ledger::default();
@@ -42,15 +43,18 @@ pub(super) fn recover(directory: &Path) -> io::Result<Recovered> {
     let last = segments.last().copied().max(committed.map(|position| position.segment));
     let mut unreadable = Vec::new();
     for &number in &segments {
-        let Reading { readable, whole } = read_segment(directory, number, committed, &mut ledger)?;
-        damaged |= !whole;
+        let is_newest = segments.last() == Some(&number);
+        let Reading { readable, missing } = read_segment(directory, number, committed, &mut ledger, is_newest)?;
+        damage = missing.map(|missing| missing.join(damage)).or(damage);
         if !readable {
             unreadable.push(number);
         }
     }
     segments.retain(|number| !unreadable.contains(number));
-    damaged |= drop_lost(&segments, &mut ledger) > 0;
-    Ok(Recovered { ledger, index, committed, next_segment: last.map_or(1, |last| last + 1), damaged })
+    if drop_lost(&segments, &mut ledger) > 0 {
+        damage = Some(Damage::all());
+    }
+    Ok(Recovered { ledger, index, committed, next_segment: last.map_or(1, |last| last + 1), damage })
 }
 
 /// The position's segment is there and as long as the index believes.
@@ -62,8 +66,8 @@ fn fits(directory: &Path, position: Position) -> bool {
 struct Reading {
     /// Otherwise it is kept aside, unless it holds nothing but the header.
     readable: bool,
-    /// All that was ever written there was read.
-    whole: bool,
+    /// What was written there and cannot be read.
+    missing: Option<Damage>,
 }
 
 fn read_segment(
@@ -71,11 +75,14 @@ fn read_segment(
     number: u64,
     committed: Option<Position>,
     ledger: &mut Ledger,
+    is_newest: bool,
 ) -> io::Result<Reading> {
     let path = segment::path(directory, number);
-    ledger.set_size(number, std::fs::metadata(&path)?.len());
+    let metadata = std::fs::metadata(&path)?;
+    let last_write = metadata.modified()?;
+    ledger.set_size(number, metadata.len());
     let from = match committed {
-        Some(position) if position.segment > number => return Ok(Reading { readable: true, whole: true }),
+        Some(position) if position.segment > number => return Ok(Reading { readable: true, missing: None }),
         Some(position) if position.segment == number => usize::try_from(position.offset).map_err(io::Error::other)?,
         Some(_) | None => FILE_HEADER_LENGTH,
     };
@@ -85,7 +92,7 @@ fn read_segment(
             let aside = segment::keep_aside(directory, number)?;
             tracing::error!(kept = %aside.display(), "a spool segment has no readable header and is passed over");
         }
-        return Ok(Reading { readable: false, whole: bytes.len() <= FILE_HEADER_LENGTH });
+        return Ok(Reading { readable: false, missing: (bytes.len() > FILE_HEADER_LENGTH).then(Damage::all) });
     };
     let scan = record::scan(&bytes, from, salt, |offset, record| note(ledger, number, offset, &record));
     for range in &scan.damaged {
@@ -101,7 +108,13 @@ fn read_segment(
         file.sync_data()?;
         ledger.set_size(number, scan.end as u64);
     }
-    Ok(Reading { readable: true, whole: scan.damaged.is_empty() && scan.end == bytes.len() })
+    // Where the newest one is torn, a crash has cut off what was never synced; or a record that was is no record any more.
+    let missing = match (scan.damaged.is_empty(), scan.end == bytes.len()) {
+        (true, true) => None,
+        (true, false) if is_newest => Some(Damage::behind(last_write)),
+        _ => Some(Damage::all()),
+    };
+    Ok(Reading { readable: true, missing })
 }
 
 fn note(ledger: &mut Ledger, segment: u64, offset: usize, record: &record::Record<'_>) {

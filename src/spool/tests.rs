@@ -236,6 +236,49 @@ async fn damage_is_kept_aside_and_never_deleted() {
     churn(&spool, || !first.exists()).await;
     assert_eq!(std::fs::read(first.with_extension("segment.damaged")).unwrap()[..bytes.len()], bytes);
     assert!(spool.read(stuck).await.unwrap().is_none());
+    // It is for the next start to ask who has it.
+    assert_eq!((spool.lost(), spool.damage()), (vec![stuck], None));
+    spool.forget_damage();
+    spool.shutdown().await;
+    drop(spool);
+    let again = reopen(directory.path()).await;
+    assert!(again.damage().unwrap().covers(stuck));
+    drop(again);
+    let again = reopen(directory.path()).await;
+    assert!(again.damage().is_some(), "nobody has said yet who has what");
+    again.forget_damage();
+    drop(again);
+    assert!(reopen(directory.path()).await.damage().is_none());
+}
+
+/// Behind a life that has let go of the lock by now, or is about to.
+async fn reopen(directory: &Path) -> Spool {
+    for _ in 0..500 {
+        if let Ok((spool, _)) = Spool::open(directory, &config(4096), Histogram::new([1.0])).await {
+            return spool;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the spool stays locked");
+}
+
+#[tokio::test]
+async fn a_torn_end_puts_only_what_came_last_in_doubt() {
+    let directory = tempfile::tempdir().unwrap();
+    let (spool, _) = open(directory.path()).await;
+    for _ in 0..2 {
+        spool.store(ours(MessageId::generate()), b"meta".to_vec(), body("body"), true).await.unwrap();
+    }
+    let whole = std::fs::read(segment_of(directory.path())).unwrap();
+    let mut flipped = whole.clone();
+    flipped[segment::FILE_HEADER_LENGTH + 3] ^= 1;
+    let cases = [(whole.clone(), None), (whole[..whole.len() - 1].to_vec(), Some(false)), (flipped, Some(true))];
+    for (bytes, all) in cases {
+        let copied = tempfile::tempdir().unwrap();
+        std::fs::write(segment::path(copied.path(), 1), bytes).unwrap();
+        assert_eq!(reopen(copied.path()).await.damage().map(|damage| damage.since_ms == 0), all);
+        assert_eq!(reopen(copied.path()).await.damage().map(|damage| damage.since_ms == 0), all, "it stays noted");
+    }
 }
 
 #[tokio::test]

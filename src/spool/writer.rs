@@ -6,9 +6,9 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use super::index::{Commit, Position};
 use super::ledger::Ledger;
 use super::record::{self, Kind, Name};
 use super::segment::{self, FILE_HEADER_LENGTH, Location};
-use super::{Shared, SpoolError};
+use super::{Damage, Shared, SpoolError, Whose};
 use crate::mail::MessageId;
 
 const BATCH_MAX: usize = 4096;
@@ -322,8 +322,8 @@ impl Writer {
                 Request::Store { reply, .. } => {
                     answer(reply, Err(SpoolError::Full(self.shared.directory.clone())));
                 }
-                Request::Look(look) => look(&self.ledger),
-                Request::Mark { .. } | Request::Stop(_) => self.postponed.push_back(request),
+                // Whoever looks must see what was asked for before.
+                Request::Mark { .. } | Request::Look(_) | Request::Stop(_) => self.postponed.push_back(request),
             }
         }
         Ok(())
@@ -404,7 +404,11 @@ impl Writer {
     /// A damaged message is let go; its segment is kept aside for somebody who can read more of it.
     fn give_up(&mut self, id: MessageId, segment: u64, error: &io::Error) -> Result<u64, Stop> {
         let aside = segment::keep_aside(&self.shared.directory, segment)?;
-        tracing::error!(%id, %error, kept = %aside.display(), "a queued message is damaged and lost");
+        tracing::error!(%id, %error, kept = %aside.display(), "a queued message is damaged and lost here");
+        if self.ledger.get(id).is_some_and(|live| live.whose == Whose::Ours) {
+            Damage::all().write(&self.shared.directory)?;
+            self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        }
         self.ledger.remove(id);
         self.shared.place(id, None);
         Ok(0)

@@ -171,7 +171,6 @@ async fn line(config: Arc<Config>, cluster: Cluster, directory: &TempDir) -> Lin
         queue,
         maillog,
         metrics,
-        returning: Arc::default(),
     }
 }
 

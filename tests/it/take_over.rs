@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -240,11 +241,12 @@ fn held(node: &TestNode) -> Vec<String> {
     list.as_array().unwrap().iter().map(|held| held["id"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Files that are copies of what another node holds.
-fn copies_held(cluster: &TestCluster) -> usize {
-    let days = |node: &TestNode| std::fs::read_dir(node.data().join("quarantine")).unwrap().flatten();
-    let files = cluster.nodes.iter().flat_map(days).filter_map(|day| std::fs::read_dir(day.path()).ok()).flatten();
-    files.flatten().filter(|file| file.file_name().to_string_lossy().contains(".copy-")).count()
+/// The files in a node's quarantine whose name has this in it, each with what tells it from a new one of the same name.
+fn quarantine_files(node: &TestNode, part: &str) -> BTreeSet<u64> {
+    let days = std::fs::read_dir(node.data().join("quarantine")).unwrap().flatten();
+    let files = days.filter_map(|day| std::fs::read_dir(day.path()).ok()).flatten().flatten();
+    let named = files.filter(|file| file.file_name().to_string_lossy().contains(part));
+    named.map(|file| file.metadata().unwrap().ino()).collect()
 }
 
 #[test]
@@ -263,6 +265,7 @@ fn the_quarantine_of_a_dead_node_is_held_by_another_and_not_twice_when_it_is_bac
     assert!(others.iter().all(|at| held(&cluster.nodes[*at]).is_empty()), "copies are nobody's to see");
     // What left quarantine before comes back with nobody.
     cluster.nodes[victim].ok(&["quarantine", "remove", &all[0]]);
+    let had = quarantine_files(&cluster.nodes[victim], ".held");
     cluster.nodes[victim].kill();
     let taken = || others.iter().flat_map(|at| held(&cluster.nodes[*at])).collect::<BTreeSet<_>>();
     wait_at_most(PATIENCE, "the take-over", || (taken().len() == 3).then_some(()));
@@ -274,6 +277,9 @@ fn the_quarantine_of_a_dead_node_is_held_by_another_and_not_twice_when_it_is_bac
     assert!(held(&cluster.nodes[victim]).is_empty(), "others hold it");
     assert_eq!(others.iter().map(|at| held(&cluster.nodes[*at]).len()).sum::<usize>(), 2);
     assert_eq!(sink.captured().len(), 1);
-    // What it had is the copy of what the other holds, as long as that has no other.
-    wait_for("two copies of each", || (copies_held(&cluster) == 2).then_some(()));
+    // What the others still hold is here as their copy, or was until they had others.
+    let copies = quarantine_files(&cluster.nodes[victim], ".copy-");
+    assert!(copies.is_subset(&had), "{copies:?} were made, {had:?} were here");
+    let second_copies = || cluster.nodes.iter().map(|node| quarantine_files(node, ".copy-").len()).sum::<usize>();
+    wait_for("two copies of each", || (second_copies() == 2).then_some(()));
 }

@@ -256,10 +256,7 @@ impl Checkpoint {
 }
 
 /// The key and the record whose first chunk is in `first`; the others follow it.
-fn join(
-    (name, first): (sled::IVec, sled::IVec),
-    rest: &mut sled::Iter,
-) -> Result<(Vec<u8>, Vec<u8>), CheckpointError> {
+fn join((name, first): (sled::IVec, sled::IVec), rest: &mut sled::Iter) -> Result<(Vec<u8>, Vec<u8>), CheckpointError> {
     let missing = || CheckpointError::Corrupt("chunks of a record");
     let (key, number) = keys::parse(&name).ok_or(CheckpointError::Corrupt("name of a record"))?;
     let (length, _) = keys::head(&first).filter(|_| number == 0).ok_or_else(missing)?;

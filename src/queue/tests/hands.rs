@@ -18,7 +18,7 @@ async fn slow_sink() -> (Sink, Arc<AtomicUsize>) {
     (sink.await, dots)
 }
 
-fn all_to(node: Option<u64>, ids: &[MessageId]) -> Claims {
+fn all_to(node: Option<u64>, ids: &[MessageId]) -> Handed {
     ids.iter().map(|id| (*id, node)).collect()
 }
 
