@@ -42,24 +42,26 @@ impl Disks {
     /// Gives away what cannot be read here; returns what is in other hands by now.
     pub(crate) async fn give_away_unreadable(&self) -> Vec<MessageId> {
         let Some(mirrors) = &self.mirrors else { return Vec::new() };
-        let ids = &*mirrors.unreadable() | &mirrors.spool.lost().into_iter().collect();
-        let mut gone = Vec::new();
-        for id in ids {
+        let ids: BTreeSet<_> = &*mirrors.unreadable() | &mirrors.spool.lost().into_iter().collect();
+        let ids: Vec<MessageId> = ids.into_iter().filter(|id| mirrors.copies().knows(*id)).collect();
+        *mirrors.unreadable() = ids.iter().copied().collect();
+        if ids.is_empty() {
+            return ids;
+        }
+        // It is the mirror's as soon as that has taken it over, which is later than it was given, and then no copy any more.
+        let mut claims = Claims::default();
+        for node in mirrors.others() {
+            self.ask_claims(node, mirrors.cluster.node_id(), &ids, &mut claims).await;
+        }
+        let (gone, here): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| claims.holds(*id));
+        for id in here {
             let mirror = mirrors.copies().mirror(id);
-            let here = mirrors.cluster.node_id();
             if let Some(node) = mirror
-                && mirrors.give(node, &[id]).await.is_ok()
+                && let Err(why) = mirrors.give(node, &[id]).await
             {
-                // It is the mirror's as soon as that has taken it over, which may be later.
-                let mut claims = Claims::default();
-                let asked = self.ask_claims(node, here, &[id], &mut claims).await;
-                gone.extend(asked.filter(|()| claims.holds(id)).map(|()| id));
-            } else {
-                // The next attempt finds out again.
-                mirrors.unreadable().remove(&id);
+                tracing::debug!(%id, node, why, "a message that cannot be read is not given away yet");
             }
         }
-        mirrors.unreadable().retain(|id| !gone.contains(id));
         gone
     }
 
