@@ -211,6 +211,7 @@ async fn let_go(line: &Line) -> Option<u64> {
     let own = disks.own_ids().await.ok()?;
     let (mut claims, mut taken, mut held) = (Claims::default(), Vec::new(), Vec::new());
     for other in line.cluster.other_owners().iter().map(|node| node.id) {
+        disks.tell_return(other).await?;
         let asked = disks.ask_claims(other, here, &own, &mut claims).await;
         let all = asked.and(disks.taken_by(other).await).zip(disks.held_taken_by(other).await);
         let Some((all, of_held)) = all else {

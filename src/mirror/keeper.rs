@@ -23,10 +23,10 @@ use crate::quarantine::Quarantine;
 use crate::spool::{Found, Spool, SpoolError, Then, Whose};
 use parts::Parts;
 
-/// Between a node's question for what was taken over and its owning mail again.
-pub(super) const RETURN_MAX: Duration = Duration::from_secs(10);
+/// Between a node's word that it returns and its owning mail again.
+const RETURN_MAX: Duration = Duration::from_secs(10);
 /// Between the moment as of which a node is known to be down and taking over from it. Shorter than [`RETURN_MAX`]: if it
-/// came back in between, its question was heard in time.
+/// came back in between, its word was heard in time.
 const TAKING_MAX: Duration = Duration::from_secs(5);
 
 pub(super) struct Keeper {
@@ -39,15 +39,15 @@ pub(super) struct Keeper {
     taken: Arc<AsyncMutex<Taken>>,
     /// The same of the quarantine.
     taken_held: Arc<AsyncMutex<Taken>>,
-    /// Nodes that have asked what became of their messages: what they did not hear of is theirs.
+    /// Nodes that ask what became of their messages: what they did not hear of is theirs.
     returning: Mutex<BTreeMap<u64, Return>>,
     back: AtomicBool,
     given: Mutex<Given>,
 }
 
-/// The last question of a node that returns.
+/// When a node last told that it returns.
 struct Return {
-    asked: Instant,
+    told: Instant,
     /// It owned mail by then.
     is_up: bool,
 }
@@ -103,14 +103,8 @@ impl Keeper {
             Question::Store(store) => self.keep(owner, store).await,
             Question::Marks(marks) => self.note(owner, marks).await,
             Question::Inventory { after } => self.inventory(owner, after.map(Into::into)).await,
-            Question::Claims { of, ids } => {
-                if of == owner {
-                    if let Err(why) = self.is_asked_by_one_that_returns(owner).await {
-                        return Answer::Refused(why);
-                    }
-                }
-                self.claims(owner, of, ids).await
-            }
+            Question::Claims { of, ids } => self.claims(owner, of, ids).await,
+            Question::Returning => self.note_return(owner).await,
             Question::Taken => Ok(taken_from(&self.taken, owner).await),
             Question::Hold(hold) => self.hold(owner, hold).await,
             Question::LetOut { ids } => self.let_out(owner, ids).await,
@@ -207,14 +201,14 @@ impl Keeper {
     }
 
     /// Two that return at once must not both hand over the same to each other: the one with the smaller number does first.
-    async fn is_asked_by_one_that_returns(&self, node: u64) -> Result<(), String> {
+    async fn note_return(&self, node: u64) -> Result<Answer, String> {
         if !self.is_back() && node > self.cluster.node_id() {
             return Err("this node comes back first".to_owned());
         }
         self.cluster.barrier().await.map_err(|error| error.to_string())?;
         let is_up = self.cluster.read(|state| state.ownership(node)).up;
-        self.returning().insert(node, Return { asked: Instant::now(), is_up });
-        Ok(())
+        self.returning().insert(node, Return { told: Instant::now(), is_up });
+        Ok(Answer::Done)
     }
 
     /// Whether this node owns mail and has let go of what others have of it, as far as it ever ceased to own it.
@@ -235,10 +229,10 @@ impl Keeper {
     }
 
     fn is_returning(&self, owner: u64) -> bool {
-        self.returning().get(&owner).is_some_and(|last| last.asked.elapsed() < RETURN_MAX)
+        self.returning().get(&owner).is_some_and(|last| last.told.elapsed() < RETURN_MAX)
     }
 
-    /// It has asked when it owned mail already.
+    /// It has told so when it owned mail already, and asked what was taken behind that.
     pub(super) fn has_come_back(&self, owner: u64) -> bool {
         self.returning().get(&owner).is_some_and(|last| last.is_up)
     }
@@ -301,8 +295,8 @@ impl Keeper {
         self.cluster.barrier().await.is_ok().then_some(begun)
     }
 
-    /// For whoever holds a list of what is taken. A node that comes back asks once more when it owns mail again, before it
-    /// delivers any: either that question is heard before this one, or what is listed now is told in its answer.
+    /// For whoever holds a list of what is taken. A node that comes back says so and asks once more when it owns mail again,
+    /// before it delivers any: either its word is heard before this, or what is listed now is told in the answer.
     fn may_take(&self, owner: u64, as_of: Instant) -> bool {
         self.cluster.read(|state| state.is_out(owner))
             && !self.is_returning(owner)

@@ -61,6 +61,8 @@ pub(super) enum Question {
     Yours {
         ids: Vec<Id>,
     },
+    /// I am about to own mail again, or do since a moment ago: from now on take nothing of mine.
+    Returning,
 }
 
 #[derive(Serialize, Deserialize, Debug)]

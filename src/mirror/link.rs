@@ -51,8 +51,9 @@ struct Outbox {
     doubtful: bool,
     /// When it came into doubt; while a node is out, that is now.
     doubted_at: Instant,
-    /// A batch is being told, or a comparison is made.
+    /// A batch is being told.
     busy: bool,
+    comparing: bool,
     compared_at: Option<Instant>,
     /// What this node lost, and was there when it was last compared.
     given: BTreeSet<MessageId>,
@@ -63,8 +64,15 @@ impl Links {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || {
             let (marks, doubted_at) = (VecDeque::new(), Instant::now());
-            let outbox =
-                Outbox { marks, doubtful: true, doubted_at, busy: false, compared_at: None, given: BTreeSet::new() };
+            let outbox = Outbox {
+                marks,
+                doubtful: true,
+                doubted_at,
+                busy: false,
+                comparing: false,
+                compared_at: None,
+                given: BTreeSet::new(),
+            };
             Arc::new(Link { outbox: Mutex::new(outbox), work: Notify::new() })
         };
         Arc::clone(table.entry(node).or_insert_with(new))
@@ -128,7 +136,8 @@ impl Link {
     /// It may keep copies that are not known here, and is likely to say so soon.
     fn may_say_more(&self) -> bool {
         let outbox = self.outbox();
-        (outbox.doubtful || outbox.compared_at.is_none()) && outbox.doubted_at.elapsed() < PATIENCE
+        let is_open = outbox.doubtful || outbox.comparing || outbox.compared_at.is_none();
+        is_open && outbox.doubted_at.elapsed() < PATIENCE
     }
 }
 
@@ -142,7 +151,7 @@ impl Outbox {
     }
 
     fn is_waiting(&self) -> bool {
-        self.busy || self.doubtful || !self.marks.is_empty()
+        self.busy || self.comparing || self.doubtful || !self.marks.is_empty()
     }
 
     fn take_batch(&mut self) -> Vec<Mark> {
@@ -220,12 +229,12 @@ impl Mirrors {
             let mut outbox = link.outbox();
             let interval = if outbox.given.is_empty() { DOUBT_INTERVAL } else { INTERVAL };
             let old = outbox.compared_at.is_none_or(|at| at.elapsed() > interval);
-            outbox.busy = true;
-            std::mem::take(&mut outbox.doubtful) || old
+            outbox.comparing = std::mem::take(&mut outbox.doubtful) || old;
+            outbox.comparing
         };
         if is_doubtful {
             let compared = self.compare(node, link).await;
-            link.outbox().busy = false;
+            link.outbox().comparing = false;
             return compared.map(|()| true);
         }
         let batch = {

@@ -130,12 +130,16 @@ impl Disks {
         }
     }
 
+    /// Tells the node that this one returns. `None` = it does not hear it, or returns itself and is to be first.
+    pub(crate) async fn tell_return(&self, node: u64) -> Option<()> {
+        let told = self.mirrors.as_ref()?.have_done_in(node, &Question::Returning, CLAIMS_TIMEOUT).await;
+        told.inspect_err(|why| tracing::warn!(node, why, "waiting for a node to hear that this one returns")).ok()
+    }
+
     /// Adds what of `owner`'s messages `node` has or had. `None` = it does not say.
     pub(crate) async fn ask_claims(&self, node: u64, owner: u64, ids: &[MessageId], claims: &mut Claims) -> Option<()> {
         let mirrors = self.mirrors.as_ref()?;
-        // Once at least: a node that has nothing comes back as well.
-        let chunks = ids.chunks(CLAIMS_MAX).chain(ids.is_empty().then_some(ids));
-        for ids in chunks {
+        for ids in ids.chunks(CLAIMS_MAX) {
             let question = Question::Claims { of: owner, ids: ids.iter().map(|id| Id::from(*id)).collect() };
             match mirrors.ask(node, &question, CLAIMS_TIMEOUT).await {
                 Ok(Answer::Claims(all)) => all.into_iter().for_each(|(id, claim)| claims.add(node, id.into(), claim)),

@@ -173,6 +173,8 @@ fn a_message_outlives_a_node_that_took_it_over_and_had_no_other_place_for_it() {
     cluster.nodes[full].kill();
     cluster.nodes[full].spawn();
     wait_at_most(PATIENCE, "the full node", || cluster.nodes[full].cluster_status());
+    // The full one may have led.
+    cluster.nodes[owner].wait_until_ready();
     let sent = send(&cluster.nodes[owner], "m", 10);
     wait_for("the first attempts", || (queued(&cluster.nodes[owner]) == 10).then_some(()));
     cluster.nodes[owner].kill();

@@ -46,9 +46,9 @@ async fn messages_are_taken_from_nodes_that_are_down_and_not_about_to_return() {
     let (id, gone) = (store(&keeper, Whose::Of(2), true).await, MessageId::generate());
     remove_node_2(&keeper.cluster).await;
     assert!(!keeper.may_take(2, Instant::now() - TAKING_MAX), "that was long ago");
-    keeper.is_asked_by_one_that_returns(2).await.unwrap_err();
+    keeper.note_return(2).await.unwrap_err();
     keeper.set_back(true);
-    keeper.is_asked_by_one_that_returns(2).await.unwrap();
+    keeper.note_return(2).await.unwrap();
     assert!(keeper.take(2, vec![id]).await.unwrap().is_empty(), "it is about to return");
     assert!(keeper.taken_owners().await.is_empty() && !keeper.has_come_back(2));
     keeper.returning().clear();
