@@ -55,7 +55,8 @@ pub(crate) async fn assemble(options: OpenOptions, limits: Limits) -> Result<Arc
     let (node, log, replica) = (home.identity.node, opened.log.clone(), opened.machine.replica().clone());
     let peers = Peers::new(ground.credentials.clone(), replica.clone());
     let config = Arc::new(raft::config(limits.log_entries_kept));
-    let raft = Raft::new(node, config, Network(peers.clone()), opened.log.clone(), opened.machine.clone()).await;
+    let network = Network(peers.clone(), opened.machine.snapshots().clone());
+    let raft = Raft::new(node, config, network, opened.log.clone(), opened.machine.clone()).await;
     let raft = raft.map_err(|error| io(io::Error::other(error)))?;
     let alone = match begin(&raft, &ground, &log, &replica, &failure).await {
         Ok(alone) => alone,
@@ -242,11 +243,13 @@ fn upkeep(inner: &Inner, opened: &Opened, limits: Limits) -> Upkeep {
         watch: inner.watch.clone(),
         log: opened.log.clone(),
         keeper: opened.keeper.clone(),
+        snapshots: opened.machine.snapshots().clone(),
         standings: inner.standings.clone(),
         failure: inner.failure.clone(),
         room: opened.room.clone(),
         limits,
         snapshot_at: 0,
+        snapshot_has_room: true,
         hashed: (0, 0),
     }
 }

@@ -21,6 +21,7 @@ use crate::store::entry::Stamped;
 use crate::store::keeper::Keeper;
 use crate::store::log::Log;
 use crate::store::machine::Replica;
+use crate::store::snapshot::Snapshots;
 use crate::store::{Failure, Limits, Room};
 
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -36,12 +37,15 @@ pub(crate) struct Upkeep {
     pub(crate) watch: Watch,
     pub(crate) log: Log,
     pub(crate) keeper: Keeper,
+    pub(crate) snapshots: Snapshots,
     pub(crate) standings: Standings,
     pub(crate) failure: Failure,
     pub(crate) room: Room,
     pub(crate) limits: Limits,
     /// The log's end when the last snapshot was asked for.
     pub(crate) snapshot_at: u64,
+    /// Whether there was room for the last one that was due.
+    pub(crate) snapshot_has_room: bool,
     /// When all nodes were last asked for the hash of their state, and behind which entry.
     pub(crate) hashed: (u64, u64),
 }
@@ -151,12 +155,21 @@ impl Upkeep {
         all.all(|hashes| hashes.iter().any(|hash| hash.index == index))
     }
 
-    fn snapshot_due(&self) -> bool {
+    fn snapshot_due(&mut self) -> bool {
         let extent = self.log.extent();
         let large = extent.bytes >= self.limits.snapshot_log_bytes_min.max(self.keeper.snapshot_bytes());
         let long = extent.entries as u64 >= self.limits.snapshot_log_entries_max;
         // What stays in the log below a snapshot must not by itself make the next one due.
         let is_due = (large || long) && self.end() > self.snapshot_at + self.limits.log_entries_kept;
-        is_due && self.room.has(self.keeper.snapshot_bytes().max(extent.bytes))
+        if !is_due && !self.snapshots.is_doubted() {
+            return false;
+        }
+        let bytes = self.keeper.snapshot_bytes().max(extent.bytes);
+        let has_room = self.room.has(bytes);
+        if !has_room && self.snapshot_has_room {
+            tracing::warn!("a snapshot may need {bytes} bytes, which are not free: the log grows until they are");
+        }
+        self.snapshot_has_room = has_room;
+        has_room
     }
 }

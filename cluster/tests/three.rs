@@ -11,6 +11,7 @@ use std::time::Duration;
 use outgate_cluster::command::{DomainPatch, Subject};
 use outgate_cluster::state::Key;
 use outgate_cluster::store::identity::Home;
+use outgate_cluster::store::snapshot::SnapshotFile;
 use outgate_cluster::store::{Limits, checkpoint, codec};
 use outgate_cluster::{
     Actor, AdmissionVerdict, Cluster, Command, DomainName, JoinError, Login, OpenOptions, Outcome, Token, UserId, Wish,
@@ -254,15 +255,13 @@ async fn without_a_majority_nothing_is_decided_and_everything_comes_back() {
     three.shutdown().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_node_that_was_long_away_gets_a_snapshot() {
-    let short = || Limits {
-        snapshot_log_bytes_min: 1,
-        snapshot_log_entries_max: 100,
-        log_entries_kept: 10,
-        ..Limits::default()
-    };
-    let mut three = Three::start().await;
+/// A snapshot every hundred entries, and ten entries kept behind it.
+fn short() -> Limits {
+    Limits { snapshot_log_bytes_min: 1, snapshot_log_entries_max: 100, log_entries_kept: 10, ..Limits::default() }
+}
+
+/// Stops a follower, and cuts the others' log behind what it has.
+async fn leave_behind(three: &mut Three) -> u64 {
     let away = (1..=3).find(|id| Some(*id) != three.node(1).leader()).unwrap();
     three.stop(away).await;
     for id in (1..=3).filter(|id| *id != away) {
@@ -276,6 +275,36 @@ async fn a_node_that_was_long_away_gets_a_snapshot() {
         left.propose(Command::DomainAdd { name, patch: DomainPatch::default() }).await.unwrap();
     }
     wait_until("the log is cut", || three.running().all(|node| node.log_begins() > 100));
+    away
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_damaged_snapshot_is_refused_and_written_again() {
+    let mut three = Three::start().await;
+    let away = leave_behind(&mut three).await;
+    let leader = three.running().next().unwrap().leader().unwrap();
+    // The last snapshot that the entries were worth.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let directory = three.directories[usize::try_from(leader).unwrap() - 1].path().join("snapshot");
+    let file = std::fs::read_dir(directory).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    three.restart(away, short()).await;
+    three.wait_for_voters(&[1, 2, 3]);
+    let [away, leader] = [away, leader].map(|id| three.node(usize::try_from(id).unwrap()));
+    wait_until("it has caught up", || away.applied() >= leader.applied());
+    // It may be of the same entry.
+    assert!(!file.exists() || SnapshotFile { path: file }.load().is_ok(), "what is damaged has been replaced");
+    three.assert_alike().await;
+    three.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_was_long_away_gets_a_snapshot() {
+    let mut three = Three::start().await;
+    let away = leave_behind(&mut three).await;
     let place = usize::try_from(away).unwrap() - 1;
     let before = copy(three.directories[place].path());
     three.restart(away, short()).await;
@@ -286,8 +315,13 @@ async fn a_node_that_was_long_away_gets_a_snapshot() {
     three.restart(away, short()).await;
     three.wait_for_voters(&[1, 2, 3]);
     three.assert_alike().await;
-    // As a crash leaves it that comes between the snapshot and everything that follows from it.
+    // As a crash leaves it that comes between the snapshot and everything that follows from it. Whoever leads then has not
+    // heard that it had more.
     three.stop(away).await;
+    for id in (1..=3).filter(|id| *id != away) {
+        three.stop(id).await;
+        three.restart(id, short()).await;
+    }
     let snapshot = three.directories[place].path().join("snapshot");
     let copied = Process::new("cp").arg("-r").arg(snapshot).arg(before.path()).status().unwrap();
     assert!(copied.success());

@@ -11,6 +11,7 @@ use crate::network::message::{Channel, Request, Response};
 use crate::network::peers::{CallError, Peers};
 use crate::network::snapshot;
 use crate::raft::{Entry, TypeConfig};
+use crate::store::snapshot::Snapshots;
 
 /// Entries are sent together up to about this many bytes; one alone may be larger. openraft waits for the answer no longer
 /// than for a heartbeat's, and sends everything again then.
@@ -19,12 +20,13 @@ const APPEND_BYTES_MAX: usize = 1024 * 1024;
 type RpcError = RPCError<u64, BasicNode, RaftError<u64>>;
 
 /// Makes a way to each node that raft knows.
-pub(crate) struct Network(pub(crate) Peers);
+pub(crate) struct Network(pub(crate) Peers, pub(crate) Snapshots);
 
 /// The way to one node.
 pub(crate) struct Way {
     peers: Peers,
     node: u64,
+    snapshots: Snapshots,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -32,7 +34,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Way {
         self.0.note_address(target, &node.addr);
-        Way { peers: self.0.clone(), node: target }
+        Way { peers: self.0.clone(), node: target, snapshots: self.1.clone() }
     }
 }
 
@@ -100,7 +102,7 @@ impl RaftNetwork<TypeConfig> for Way {
     ) -> Result<SnapshotResponse<u64>, StreamingError<TypeConfig, Fatal<u64>>> {
         tokio::select! {
             closed = cancel => Err(closed.into()),
-            sent = snapshot::send(&self.peers, self.node, vote, snapshot) => {
+            sent = snapshot::send(&self.peers, self.node, vote, snapshot, &self.snapshots) => {
                 sent.map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))
             }
         }

@@ -19,7 +19,7 @@ use crate::raft::{Raft, SnapshotMeta, TypeConfig};
 use crate::store::Failure;
 use crate::store::codec;
 use crate::store::log::Purges;
-use crate::store::snapshot::SnapshotFile;
+use crate::store::snapshot::{SnapshotFile, Snapshots};
 
 const PART_BYTES: usize = 1024 * 1024;
 /// For each part, and for the head.
@@ -46,6 +46,7 @@ pub(crate) async fn send(
     node: u64,
     vote: Vote<u64>,
     snapshot: Snapshot<TypeConfig>,
+    snapshots: &Snapshots,
 ) -> Result<SnapshotResponse<u64>, CallError> {
     let mut stream = peers.connect(node, Channel::Snapshot).await?;
     let head = codec::encode(&Head { vote, meta: snapshot.meta });
@@ -63,7 +64,12 @@ pub(crate) async fn send(
     let answer = answer.map_err(|_| CallError::TimedOut)?.ok().flatten().ok_or(CallError::Broken)?;
     match codec::decode("answer", &answer.body)? {
         Answer::Done(response) => Ok(response),
-        Answer::Refused(why) => Err(CallError::Unreachable(io::Error::other(why))),
+        Answer::Refused(why) => {
+            let (file, snapshots) = (*snapshot.snapshot, snapshots.clone());
+            // A thread that has gone with the runtime looks at nothing any more.
+            drop(tokio::task::spawn_blocking(move || snapshots.examine(&file)).await);
+            Err(CallError::Unreachable(io::Error::other(why)))
+        }
     }
 }
 

@@ -203,7 +203,7 @@ impl Checkpoint {
     }
 
     fn put(&mut self, batch: &mut sled::Batch, key: &Key, record: Option<&[u8]>) -> Result<(), CheckpointError> {
-        let key = codec::encode(key);
+        let key = codec::encode_key(key);
         let chunk = |number| keys::chunk(&key, number).ok_or(CheckpointError::TooLarge);
         let mut old_chunks = 0;
         if let Some(old) = self.db.get(chunk(0)?)? {
@@ -252,42 +252,25 @@ impl Checkpoint {
         })
     }
 
-    /// Hands out every record, kind by kind in the order of the keys, within a kind as they lie on disk; checks that all are
-    /// there and as they were written.
+    /// Hands out every record in the order in which they lie on disk, which is kind by kind; checks that all are there and as
+    /// they were written.
     pub fn for_each<E: From<CheckpointError>>(
         &self,
         mut take: impl FnMut(Key, Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
         let (mut records, mut sum) = (0, 0u64);
-        for kind in self.kinds()? {
-            let mut rows = self.db.scan_prefix(kind);
-            while let Some(row) = rows.next() {
-                let (bytes, record) = join(row.map_err(CheckpointError::from)?, &mut rows)?;
-                records += 1;
-                sum = sum.wrapping_add(hash(&bytes, &record));
-                let key = codec::decode("key", &bytes).map_err(|_| CheckpointError::Corrupt("key of a record"))?;
-                take(key, record)?;
-            }
+        let mut rows = self.db.scan_prefix(keys::RECORD);
+        while let Some(row) = rows.next() {
+            let (bytes, record) = join(row.map_err(CheckpointError::from)?, &mut rows)?;
+            records += 1;
+            sum = sum.wrapping_add(hash(&bytes, &record));
+            let key = codec::decode_key(&bytes).map_err(|_| CheckpointError::Corrupt("key of a record"))?;
+            take(key, record)?;
         }
         if (records, sum) != (self.meta.records, self.meta.sum) {
             return Err(CheckpointError::Corrupt("number or sum of the records").into());
         }
         Ok(())
-    }
-
-    /// Prefixes that cover all records, in the order of the kinds. Looking records up one by one in that order would read
-    /// most pages once for each record: neighbouring ids do not lie next to each other.
-    fn kinds(&self) -> Result<Vec<Vec<u8>>, CheckpointError> {
-        let mut kinds = Vec::new();
-        let mut from = keys::RECORD.to_vec();
-        while let Some(row) = self.db.range(from..).next() {
-            let (name, _) = row?;
-            let prefix = keys::kind(&name).ok_or(CheckpointError::Corrupt("name of a record"))?;
-            from = keys::behind(&prefix);
-            kinds.push((keys::order(&prefix), prefix));
-        }
-        kinds.sort_unstable();
-        Ok(kinds.into_iter().map(|(_, prefix)| prefix).collect())
     }
 }
 

@@ -27,6 +27,17 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     options().serialize(value).expect("own types encode")
 }
 
+/// Encodes a key: integers with the greatest byte first, so that the bytes stand in their order.
+#[expect(clippy::expect_used, reason = "as for encode")]
+pub fn encode_key<T: Serialize>(key: &T) -> Vec<u8> {
+    options().with_big_endian().serialize(key).expect("own types encode")
+}
+
+/// Decodes what [`encode_key`] gave.
+pub fn decode_key<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    options().with_big_endian().deserialize(bytes).map_err(|source| DecodeError { what: "key", source })
+}
+
 /// Decodes bytes from disk or a peer; `what` names them in the error.
 pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
     options().deserialize(bytes).map_err(|source| DecodeError { what, source })
@@ -92,12 +103,24 @@ mod tests {
 
     use super::*;
     use crate::command::Command;
+    use crate::name::UserId;
+    use crate::state::Key;
 
     #[test]
     fn a_batch_of_encodings_is_the_encoding_of_the_batch() {
         let commands = vec![Command::Tick, Command::Settle { node: 7, epoch: 3 }, Command::Tick];
         let parts: Vec<Vec<u8>> = commands.iter().map(encode).collect();
         assert_eq!(encode_batch(parts.iter().map(Vec::as_slice)), encode(&Command::Batch(commands)));
+    }
+
+    #[test]
+    fn keys_stand_in_the_order_of_their_bytes() {
+        let ids = [0, 1, 255, 256, u64::MAX].map(UserId);
+        let keys: Vec<Key> = ids.into_iter().map(Key::User).chain(ids.into_iter().map(Key::Conduct)).collect();
+        let encoded: Vec<Vec<u8>> = keys.iter().map(encode_key).collect();
+        assert!(encoded.is_sorted());
+        assert!(encoded.iter().zip(&keys).all(|(bytes, key)| decode_key::<Key>(bytes).unwrap() == *key));
+        assert!(decode_key::<Key>(&encoded[0][1..]).is_err());
     }
 
     #[test]

@@ -1,57 +1,32 @@
 //! The layout of keys and values in the checkpoint's sled tree.
 //!
 //! ```text
-//! "m"                                         → meta: what the checkpoint holds
-//! "r" | length of key u16 BE | key | chunk u16 BE → one chunk of a record
+//! "m"                        → meta: what the checkpoint holds
+//! "r" | key | chunk u16 BE   → one chunk of a record
 //! ```
+//! A key is encoded so that its bytes stand in the order of [`Key`](crate::state::Key)'s kinds and ids: what is written
+//! together lies together. No key begins like another one that is longer.
+//!
 //! A record is stored as `length u32 | hash u64 | bytes` (little-endian) in chunks below 8 KB, because sled moves larger
 //! values into files of their own that it never syncs.
 
 /// Room for one chunk of a record, safely below sled's limit for values within a page.
 pub const CHUNK_BYTES_MAX: usize = 7 * 1024;
+const KEY_BYTES_MAX: usize = u16::MAX as usize;
 pub const META: &[u8] = b"m";
 pub const RECORD: &[u8] = b"r";
 const RECORD_HEAD_BYTES: usize = 12;
-/// How [`Key`](crate::state::Key) is told from others, little-endian.
-const VARIANT_BYTES: usize = 4;
-const KIND_BYTES: usize = RECORD.len() + 2 + VARIANT_BYTES;
 
 /// The sled key of a chunk; `None` for a key above 64 KiB or a record above 448 MiB.
 pub fn chunk(key: &[u8], number: usize) -> Option<Vec<u8>> {
-    let length = u16::try_from(key.len()).ok()?;
-    let number = u16::try_from(number).ok()?;
-    Some([RECORD, &length.to_be_bytes(), key, &number.to_be_bytes()].concat())
+    let number = u16::try_from(number).ok().filter(|_| key.len() <= KEY_BYTES_MAX)?;
+    Some([RECORD, key, &number.to_be_bytes()].concat())
 }
 
 /// The record's key and chunk number from a sled key.
 pub fn parse(bytes: &[u8]) -> Option<(&[u8], usize)> {
-    let (length, rest) = bytes.strip_prefix(RECORD)?.split_first_chunk::<2>()?;
-    let (key, number) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
-    Some((key, usize::from(u16::from_be_bytes(number.try_into().ok()?))))
-}
-
-/// `"r" | length of key | variant of the key`: where the records of one kind begin whose keys are of one length.
-pub fn kind(bytes: &[u8]) -> Option<Vec<u8>> {
-    let (key, _) = parse(bytes)?;
-    key.first_chunk::<VARIANT_BYTES>()?;
-    bytes.get(..KIND_BYTES).map(<[u8]>::to_vec)
-}
-
-/// The variant of the key within a [`kind`].
-pub fn order(kind: &[u8]) -> u32 {
-    kind.last_chunk().map_or(u32::MAX, |variant| u32::from_le_bytes(*variant))
-}
-
-/// The first name that no [`kind`] up to this one covers.
-pub fn behind(kind: &[u8]) -> Vec<u8> {
-    let mut next = kind.to_vec();
-    while let Some(last) = next.pop() {
-        if let Some(last) = last.checked_add(1) {
-            next.push(last);
-            break;
-        }
-    }
-    next
+    let (key, number) = bytes.strip_prefix(RECORD)?.split_last_chunk()?;
+    Some((key, usize::from(u16::from_be_bytes(*number))))
 }
 
 /// `length | hash | record`, to be cut into chunks.
@@ -89,11 +64,6 @@ mod tests {
         let key = chunk(b"user", 3).unwrap();
         assert_eq!(parse(&key), Some((b"user".as_slice(), 3)));
         assert_eq!(parse(b"m"), None);
-        let kind = kind(&chunk(&[3, 0, 0, 0, 9], 1).unwrap()).unwrap();
-        assert_eq!((kind.as_slice(), order(&kind)), (b"r\0\x05\x03\0\0\0".as_slice(), 3));
-        assert_eq!(behind(&kind), b"r\0\x05\x03\0\0\x01");
-        assert_eq!(behind(b"r\0\xff\xff"), b"r\x01");
-        assert!(super::kind(&chunk(b"xy", 0).unwrap()).is_none(), "too short for a variant");
         assert_eq!(chunk(&[0; 70_000], 0), None);
         for length in [0, 1, CHUNK_BYTES_MAX - 12, CHUNK_BYTES_MAX - 11, 50_000] {
             let record = vec![7; length];

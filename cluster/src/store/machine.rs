@@ -190,6 +190,10 @@ impl Machine {
         &self.replica
     }
 
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
     /// A state that panics is a state that this node must not show to anybody any more.
     fn apply(&self, entry: Entry) -> Result<Reply, Box<StorageError>> {
         let id = entry.log_id;

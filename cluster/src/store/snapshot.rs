@@ -11,6 +11,8 @@
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::raft::SnapshotMeta;
 use crate::state::{Key, State};
@@ -31,6 +33,8 @@ pub struct SnapshotFile {
 #[derive(Clone, Debug)]
 pub struct Snapshots {
     directory: PathBuf,
+    /// The one that is there is damaged.
+    doubted: Arc<AtomicBool>,
 }
 
 fn bad(what: &str) -> io::Error {
@@ -41,7 +45,7 @@ impl Snapshots {
     pub fn open(home: &Path) -> io::Result<Self> {
         let directory = home.join("snapshot");
         durable::create_directory(&directory)?;
-        let snapshots = Self { directory };
+        let snapshots = Self { directory, doubted: Arc::default() };
         // What an earlier life left half done.
         [snapshots.beside(), snapshots.receiving().path].iter().try_for_each(|path| remove_if_there(path))?;
         Ok(snapshots)
@@ -70,6 +74,22 @@ impl Snapshots {
         if let Err(error) = remove_if_there(&self.beside()) {
             tracing::warn!(%error, "an unfinished snapshot stays until the next start");
         }
+    }
+
+    /// Reads a snapshot through that another node could not use; a damaged one is doubted until the next is written.
+    pub fn examine(&self, file: &SnapshotFile) {
+        match file.verify() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!("{} is damaged ({error}): a new one is written", file.path.display());
+                self.doubted.store(true, Ordering::Release);
+            }
+            // It is whole, or a newer one has just taken its place.
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    pub fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Acquire)
     }
 
     /// The newest snapshot whose head is whole.
@@ -139,6 +159,7 @@ impl Snapshots {
                 fs::remove_file(&other)?;
             }
         }
+        self.doubted.store(false, Ordering::Release);
         Ok(SnapshotFile { path: path.to_owned() })
     }
 }
@@ -356,6 +377,25 @@ mod tests {
         assert_eq!(loaded_meta, meta(10));
         let records = |state: &State| state.keys().map(|key| (key.clone(), state.record(&key))).collect::<Vec<_>>();
         assert_eq!(records(&loaded), records(&state()));
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_doubted_until_there_is_another() {
+        let home = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(home.path()).unwrap();
+        let file = write(&snapshots, 9);
+        snapshots.examine(&file);
+        assert!(!snapshots.is_doubted());
+        let mut bytes = fs::read(&file.path).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        fs::write(&file.path, bytes).unwrap();
+        snapshots.examine(&file);
+        assert!(snapshots.is_doubted());
+        write(&snapshots, 10);
+        assert!(!snapshots.is_doubted());
+        snapshots.examine(&file);
+        assert!(!snapshots.is_doubted(), "it is gone, not damaged");
     }
 
     #[test]
