@@ -40,3 +40,7 @@ mod take_over;
 pub mod tls;
 pub mod user;
 pub mod web;
+
+/// Of every program that this library is in.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -6,7 +6,9 @@
 //!
 //! Invariants:
 //! * Only the keeper's thread writes, so that flushes never overlap.
-//! * The meta is in the same batch as the records that it counts; a copy without meta is unfinished and worthless.
+//! * The meta is in the same batch as the last of the records that it counts; a copy without meta is unfinished and
+//!   worthless. More than [`BATCH_RECORDS_MAX`] records are written behind a meta that was taken away: a crash meanwhile
+//!   has the copy built anew from snapshot and log.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::raft::{LogId, Membership};
 use crate::state::{Key, State};
+use crate::store::machine::Change;
 use crate::store::{codec, durable, keys};
 
 /// sled's own cache; the state itself is in memory already.
@@ -27,8 +30,8 @@ const CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 const OPEN_ATTEMPTS_MAX: u32 = 100;
 const OPEN_PAUSE: Duration = Duration::from_millis(20);
-/// Records that are written at once while a copy is built anew.
-const FILL_BATCH_RECORDS: usize = 1_000;
+/// Records that are written in one batch: sled holds a copy of a page for each of them until the batch is done.
+const BATCH_RECORDS_MAX: usize = 8 * 1024;
 /// Records that go from one thread to the other at once while a copy is loaded, and how often they may wait there.
 const LOAD_BATCH_RECORDS: usize = 1_000;
 const LOAD_BATCHES_MAX: usize = 8;
@@ -66,6 +69,8 @@ pub struct Checkpoint {
     db: sled::Db,
     data: File,
     meta: Meta,
+    /// The meta is on disk.
+    is_complete: bool,
 }
 
 fn hash(key: &[u8], record: &[u8]) -> u64 {
@@ -107,7 +112,7 @@ pub fn load(path: &Path, cluster: [u8; 16]) -> Result<(Checkpoint, State), Check
         if meta.cluster != cluster {
             return Err(CheckpointError::Foreign);
         }
-        let checkpoint = Checkpoint { data: File::open(path.join("db"))?, db, meta };
+        let checkpoint = Checkpoint { data: File::open(path.join("db"))?, db, meta, is_complete: true };
         let state = checkpoint.state()?;
         Ok((checkpoint, state))
     }))
@@ -150,7 +155,7 @@ impl Checkpoint {
         durable::sync_directory(path)?;
         path.parent().map_or(Ok(()), durable::sync_directory)?;
         let meta = Meta { cluster, applied: None, membership: Membership::default(), records: 0, sum: 0 };
-        Ok(Self { db, data, meta })
+        Ok(Self { db, data, meta, is_complete: false })
     }
 
     pub fn meta(&self) -> &Meta {
@@ -160,41 +165,59 @@ impl Checkpoint {
     /// Writes the changed records (`None` = removed, each key once) with the point in the log at which they hold; durable when it returns.
     pub fn write(
         &mut self,
-        changes: impl IntoIterator<Item = (Key, Option<Vec<u8>>)>,
+        changes: impl IntoIterator<Item = Change>,
         applied: Option<LogId>,
         membership: Membership,
     ) -> Result<(), CheckpointError> {
-        let mut batch = sled::Batch::default();
-        for (key, record) in changes {
-            self.put(&mut batch, &key, record.as_deref())?;
+        let mut changes = changes.into_iter().peekable();
+        let mut last = self.batch(changes.by_ref().take(BATCH_RECORDS_MAX))?;
+        while changes.peek().is_some() {
+            self.take_meta_away()?;
+            self.db.apply_batch(last)?;
+            last = self.batch(changes.by_ref().take(BATCH_RECORDS_MAX))?;
         }
         self.meta.applied = applied;
         self.meta.membership = membership;
-        batch.insert(keys::META, codec::encode(&self.meta));
-        self.db.apply_batch(batch)?;
-        self.sync()
+        last.insert(keys::META, codec::encode(&self.meta));
+        self.db.apply_batch(last)?;
+        self.sync()?;
+        self.is_complete = true;
+        Ok(())
     }
 
     /// Removes everything, meta first: what is left is [`CheckpointError::Incomplete`] until the next [`Checkpoint::write`].
     pub fn clear(&mut self) -> Result<(), CheckpointError> {
-        self.db.remove(keys::META)?;
-        self.sync()?;
+        self.take_meta_away()?;
         self.db.clear()?;
         self.meta = Meta { applied: None, membership: Membership::default(), records: 0, sum: 0, ..self.meta.clone() };
         Ok(())
     }
 
-    /// Writes records ahead of the [`Checkpoint::write`] that makes the copy complete.
-    /// Waits for more of them unless they are `all`.
-    pub fn fill(&mut self, records: &mut BTreeMap<Key, Option<Vec<u8>>>, all: bool) -> Result<(), CheckpointError> {
-        if records.len() < FILL_BATCH_RECORDS && !all {
+    /// Writes the records ahead of the [`Checkpoint::write`] that completes the copy once they are many.
+    pub fn write_ahead(&mut self, records: &mut BTreeMap<Key, Option<Vec<u8>>>) -> Result<(), CheckpointError> {
+        if records.len() < BATCH_RECORDS_MAX {
             return Ok(());
         }
+        self.take_meta_away()?;
+        let batch = self.batch(std::mem::take(records))?;
+        Ok(self.db.apply_batch(batch)?)
+    }
+
+    fn batch(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<sled::Batch, CheckpointError> {
         let mut batch = sled::Batch::default();
-        for (key, record) in std::mem::take(records) {
+        for (key, record) in changes {
             self.put(&mut batch, &key, record.as_deref())?;
         }
-        Ok(self.db.apply_batch(batch)?)
+        Ok(batch)
+    }
+
+    fn take_meta_away(&mut self) -> Result<(), CheckpointError> {
+        if self.is_complete {
+            self.db.remove(keys::META)?;
+            self.sync()?;
+            self.is_complete = false;
+        }
+        Ok(())
     }
 
     fn sync(&self) -> Result<(), CheckpointError> {
@@ -382,6 +405,32 @@ mod tests {
             checkpoint.db.insert(&name, value).unwrap();
         }
         checkpoint.for_each(|_, _| Ok::<(), CheckpointError>(())).unwrap();
+    }
+
+    #[test]
+    fn what_takes_more_than_one_batch_is_incomplete_until_it_is_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let mut checkpoint = Checkpoint::create(&path, CLUSTER).unwrap();
+        let mut state = state(1);
+        checkpoint.write(records(&state), id(1), Membership::default()).unwrap();
+        for number in 0..2 * BATCH_RECORDS_MAX {
+            let name = DomainName::new(&format!("d{number}.example")).unwrap();
+            state.apply(Timestamp(2), Command::DomainAdd { name, patch: Default::default() });
+        }
+        checkpoint.write_ahead(&mut BTreeMap::new()).unwrap();
+        assert!(checkpoint.is_complete, "there was nothing to write");
+        let mut ahead = records(&state);
+        checkpoint.write_ahead(&mut ahead).unwrap();
+        assert!(ahead.is_empty());
+        drop(checkpoint);
+        assert!(matches!(load(&path, CLUSTER), Err(CheckpointError::Incomplete)));
+        move_aside(&path).unwrap();
+        checkpoint = Checkpoint::create(&path, CLUSTER).unwrap();
+        checkpoint.write(records(&state), id(2), Membership::default()).unwrap();
+        drop(checkpoint);
+        let (_, loaded) = load(&path, CLUSTER).unwrap();
+        assert_eq!(records(&loaded), records(&state));
     }
 
     #[test]

@@ -179,13 +179,18 @@ impl Work {
         if self.replica.applied() == self.checkpoint.meta().applied {
             return Ok(());
         }
-        let mut changes = BTreeMap::new();
-        let captured = self.replica.capture(false, |(key, record)| {
-            changes.insert(key, record);
-            Ok::<(), CheckpointError>(())
-        });
-        let (applied, membership) = captured?;
-        self.checkpoint.write(changes, applied, membership)
+        self.capture(false)
+    }
+
+    /// What changed, or all, in as many batches as it takes.
+    fn capture(&mut self, all: bool) -> Result<(), CheckpointError> {
+        let Self { replica, checkpoint, .. } = self;
+        let mut waiting = BTreeMap::new();
+        let (applied, membership) = replica.capture(all, |(key, record)| {
+            waiting.insert(key, record);
+            checkpoint.write_ahead(&mut waiting)
+        })?;
+        checkpoint.write(waiting, applied, membership)
     }
 
     fn snapshot(&mut self) -> Result<Built, CheckpointError> {
@@ -232,15 +237,8 @@ impl Work {
         // What was set aside is part of the whole.
         drop(self.replica.begin_checkpoint());
         self.checkpoint.clear()?;
-        let mut waiting = BTreeMap::new();
-        let Self { replica, checkpoint, .. } = self;
-        let (applied, membership) = replica.capture(true, |(key, record)| {
-            waiting.insert(key, record);
-            checkpoint.fill(&mut waiting, false)
-        })?;
-        checkpoint.fill(&mut waiting, true)?;
-        checkpoint.write([], applied, membership)?;
-        replica.end_checkpoint();
+        self.capture(true)?;
+        self.replica.end_checkpoint();
         Ok(())
     }
 }
