@@ -104,6 +104,9 @@ async fn arrive(inner: Arc<Inner>, advertised: String) {
     while inner.barrier().await.is_err() || inner.replica.read(|state| state.node(inner.node).is_none()) {
         tokio::time::sleep(CATCH_UP_PAUSE).await;
     }
+    if inner.runs_from_an_older_disk() {
+        return inner.stop_for_good("this node's disk is older than what the other nodes know of it");
+    }
     inner.caught_up.store(true, Ordering::Release);
     let is_known = || inner.replica.read(|state| state.node(inner.node)).is_some_and(|node| node.address == advertised);
     while !advertised.is_empty() && !is_known() {
@@ -112,6 +115,15 @@ async fn arrive(inner: Arc<Inner>, advertised: String) {
             tracing::debug!(%error, "the others do not know this node's address yet");
         }
         tokio::time::sleep(CATCH_UP_PAUSE).await;
+    }
+}
+
+impl Inner {
+    /// Whether a later life of this node has taken part already: an old copy of its disk would use its admission ids again,
+    /// and deny what it has acknowledged.
+    fn runs_from_an_older_disk(&self) -> bool {
+        let is_known = self.replica.read(|state| state.knows_epoch(self.node, self.epoch));
+        is_known && lock(&self.settlement).is_untouched()
     }
 }
 

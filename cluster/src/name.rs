@@ -1,5 +1,6 @@
 //! The names by which the replicated state knows things.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -32,7 +33,9 @@ pub struct UserId(pub u64);
 pub struct DomainName(String);
 
 /// How an outgoing user is told apart: `local@domain`, `domain`, or an address range.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+///
+/// In the order of domains, each with its own login first; networks last.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Login {
     Mailbox { local: String, domain: DomainName },
     Domain(DomainName),
@@ -80,6 +83,16 @@ impl Login {
         }
     }
 
+    /// What it is ordered by. Logins of one domain are mostly added and looked up together: that they are neighbours keeps
+    /// the search for one of a million within the processor's cache.
+    fn place(&self) -> (Option<&IpNet>, Option<&DomainName>, Option<&str>) {
+        match self {
+            Self::Mailbox { local, domain } => (None, Some(domain), Some(local)),
+            Self::Domain(domain) => (None, Some(domain), None),
+            Self::Network(network) => (Some(network), None, None),
+        }
+    }
+
     /// `mailbox`, `domain` or `network`.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -87,6 +100,18 @@ impl Login {
             Self::Domain(_) => "domain",
             Self::Network(_) => "network",
         }
+    }
+}
+
+impl Ord for Login {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+impl PartialOrd for Login {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -161,5 +186,24 @@ impl TryFrom<String> for DomainName {
 impl From<DomainName> for String {
     fn from(name: DomainName) -> Self {
         name.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn logins_stand_by_domain_and_networks_last() {
+        let texts =
+            ["a.example", "y@a.example", "z@a.example", "b.example", "x@b.example", "192.0.2.0/24", "2001:db8::/32"];
+        let logins: Vec<Login> = texts.iter().map(|text| text.parse().unwrap()).collect();
+        assert!(logins.is_sorted());
+        let mut turned = logins.clone();
+        turned.reverse();
+        turned.sort_unstable();
+        assert_eq!(turned, logins);
     }
 }

@@ -88,15 +88,18 @@ impl Inner {
         else {
             return;
         };
+        self.stop_for_good(&format!("this node's state differs from the other nodes' behind log entry {index}"));
+    }
+
+    /// Stops the store; it does not open again.
+    pub(crate) fn stop_for_good(&self, why: &str) {
         if self.failure.is_set() {
             return;
         }
-        if let Err(error) = Home::mark_deviated(&self.directory, index) {
+        if let Err(error) = Home::mark_unfit(&self.directory, why) {
             tracing::error!(%error, "cannot note that this node must not start again");
         }
-        self.failure.set(format!(
-            "this node's state differs from the other nodes' behind log entry {index}: remove it and join anew"
-        ));
+        self.failure.set(format!("{why}: remove it and join anew"));
     }
 }
 

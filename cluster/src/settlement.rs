@@ -29,6 +29,11 @@ impl Settlement {
         }
     }
 
+    /// Whether nothing was ever issued.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.low == 0 && self.settled.is_empty()
+    }
+
     pub(crate) fn settled_below(&self) -> u64 {
         self.low
     }
@@ -41,6 +46,7 @@ mod tests {
     #[test]
     fn the_lowest_unsettled_sequence_holds_the_rest_back() {
         let mut settlement = Settlement::default();
+        assert!(settlement.is_untouched());
         let issued: Vec<u64> = (0..4).map(|_| settlement.issue()).collect();
         assert_eq!(issued, [0, 1, 2, 3]);
         settlement.settle(1);
@@ -51,6 +57,7 @@ mod tests {
         settlement.settle(0);
         settlement.settle(99);
         assert_eq!(settlement.settled_below(), 3);
+        assert!(!settlement.is_untouched());
         settlement.settle(3);
         assert_eq!((settlement.settled_below(), settlement.issue()), (4, 4));
     }

@@ -134,7 +134,7 @@ pub(super) fn not_made(error: &OpenError, data: &Path) -> Failure {
         | OpenError::InUse(_)
         | OpenError::Foreign(..)
         | OpenError::Damaged(..)
-        | OpenError::Deviated(..)
+        | OpenError::Unfit(..)
         | OpenError::Io(..) => Failure::wrong(error),
     }
 }

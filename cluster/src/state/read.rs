@@ -217,6 +217,11 @@ impl State {
         Some(Admission { verdict, charges: Vec::new(), lock })
     }
 
+    /// Whether a node has taken part under this epoch or a later one.
+    pub(crate) fn knows_epoch(&self, node: u64, epoch: u64) -> bool {
+        self.admissions.get(&node).is_some_and(|memory| memory.horizon.epoch >= epoch)
+    }
+
     /// A User with the settings that hold for it.
     pub(super) fn user_settings(&self, id: UserId) -> Option<(&User, Arc<Settings>)> {
         let user = self.users.get(&id)?;

@@ -103,8 +103,8 @@ impl Home {
             return Err(OpenError::NotInitialised(directory.to_owned()));
         }
         let lock = lock(directory)?;
-        if let Ok(index) = fs::read_to_string(deviated(directory)) {
-            return Err(OpenError::Deviated(directory.to_owned(), index.trim().parse().unwrap_or(0)));
+        if let Ok(why) = fs::read_to_string(unfit(directory)) {
+            return Err(OpenError::Unfit(directory.to_owned(), why));
         }
         let mut identity = Identity::read(directory)?;
         identity.epoch += 1;
@@ -112,9 +112,9 @@ impl Home {
         Ok(Self { directory: directory.to_owned(), identity, _lock: lock })
     }
 
-    /// Notes that this node's state differed from the others': it does not start again.
-    pub(crate) fn mark_deviated(directory: &Path, index: u64) -> io::Result<()> {
-        durable::replace(&deviated(directory), index.to_string().as_bytes())
+    /// Notes why this node must not start again.
+    pub(crate) fn mark_unfit(directory: &Path, why: &str) -> io::Result<()> {
+        durable::replace(&unfit(directory), why.as_bytes())
     }
 
     pub fn directory(&self) -> &Path {
@@ -132,8 +132,8 @@ impl Home {
     }
 }
 
-fn deviated(directory: &Path) -> PathBuf {
-    directory.join("deviated")
+fn unfit(directory: &Path) -> PathBuf {
+    directory.join("unfit")
 }
 
 fn first_papers(identity: &Identity) -> Result<Papers, CertificateError> {

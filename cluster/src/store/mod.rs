@@ -53,10 +53,8 @@ pub enum OpenError {
     Foreign(PathBuf, u64),
     #[error("{0} is damaged: {1}")]
     Damaged(PathBuf, String),
-    #[error(
-        "{0} holds a state that differed from the other nodes' behind log entry {1}: remove this node and join anew"
-    )]
-    Deviated(PathBuf, u64),
+    #[error("{0} must not be used again: {1}; remove this node and join anew")]
+    Unfit(PathBuf, String),
     #[error("cannot use {0}: {1}")]
     Io(PathBuf, std::io::Error),
 }
