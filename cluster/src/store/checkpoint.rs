@@ -7,7 +7,7 @@
 //! Invariants:
 //! * Only the keeper's thread writes, so that flushes never overlap.
 //! * The meta is in the same batch as the last of the records that it counts; a copy without meta is unfinished and
-//!   worthless. More than [`BATCH_RECORDS_MAX`] records are written behind a meta that was taken away: a crash meanwhile
+//!   worthless. More than `BATCH_RECORDS_MAX` records are written behind a meta that was taken away: a crash meanwhile
 //!   has the copy built anew from snapshot and log.
 
 use std::collections::BTreeMap;
