@@ -120,10 +120,12 @@ async fn arrive(inner: Arc<Inner>, advertised: String) {
 
 impl Inner {
     /// Whether a later life of this node has taken part already: an old copy of its disk would use its admission ids again,
-    /// and deny what it has acknowledged.
+    /// and deny what it has acknowledged. A node that is alone has nobody who would know, and may have settled by now what
+    /// earlier lives left, which looks the same; any other one takes part only behind this.
     fn runs_from_an_older_disk(&self) -> bool {
-        let is_known = self.replica.read(|state| state.knows_epoch(self.node, self.epoch));
-        is_known && lock(&self.settlement).is_untouched()
+        let is_alone = self.caught_up.load(Ordering::Acquire);
+        let is_known = || self.replica.read(|state| state.knows_epoch(self.node, self.epoch));
+        !is_alone && is_known() && lock(&self.settlement).is_untouched()
     }
 }
 

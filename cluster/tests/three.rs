@@ -286,7 +286,8 @@ async fn a_damaged_snapshot_is_refused_and_written_again() {
     // The last snapshot that the entries were worth.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let directory = three.directories[usize::try_from(leader).unwrap() - 1].path().join("snapshot");
-    let file = std::fs::read_dir(directory).unwrap().next().unwrap().unwrap().path();
+    let mut files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let file = files.find(|path| path.extension().is_some_and(|end| end == "snapshot")).unwrap();
     let mut bytes = std::fs::read(&file).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

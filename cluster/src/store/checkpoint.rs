@@ -252,8 +252,8 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// What the copy holds. One thread reads, another one puts the state together: with a million Users each is half of the
-    /// time that a start takes.
+    /// What the copy holds. One thread reads, another one puts the state together: a start with many Users waits for little
+    /// else.
     fn state(&self) -> Result<State, CheckpointError> {
         std::thread::scope(|scope| {
             let (batches, waiting) = sync_channel(LOAD_BATCHES_MAX);
