@@ -33,9 +33,15 @@ pub(crate) async fn follow(raft: &Raft, nodes: &[NodeView]) {
     tracing::info!(?step, "the membership changes");
     let taken = timeout(STEP_TIMEOUT, take(raft, step.clone())).await;
     match taken {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => tell_of_two(&step),
         Ok(Err(error)) => tracing::warn!(?step, error, "the membership could not be changed yet"),
         Err(_) => tracing::warn!(?step, "the membership is not changed yet"),
+    }
+}
+
+fn tell_of_two(step: &Step) {
+    if matches!(step, Step::Vote(voters) if voters.len() == 2) {
+        tracing::warn!("this cluster has two nodes and stops when either of them stops: add a third");
     }
 }
 

@@ -74,18 +74,18 @@ impl Upkeep {
         }
     }
 
-    /// Nothing without room: time stands still in the log until the disk has some.
+    /// A leader whose disk is nearly full goes on leading: its few entries are what the reserve is for.
     async fn work(&mut self) {
-        if !self.room.look() {
-            return;
-        }
+        let has_room = self.room.look();
         if let Some(term) = self.leadership.term_led() {
             self.tick().await;
-            self.hash_state().await;
             self.declare_down(term).await;
             membership::follow(&self.raft, &self.replica.read(State::nodes)).await;
+            if has_room {
+                self.hash_state().await;
+            }
         }
-        if self.snapshot_due() {
+        if has_room && self.snapshot_due() {
             self.snapshot_at = self.end();
             if let Err(fatal) = self.raft.trigger().snapshot().await {
                 tracing::warn!("no snapshot: {fatal}");
@@ -101,13 +101,17 @@ impl Upkeep {
                 return;
             }
             tracing::warn!(node, owner_epoch, "the node is declared down: it missed its lease");
-            let command = Command::NodeDown { node, owner_epoch };
-            let encoded = codec::encode(&command);
-            self.clock.catch_up(self.replica.read(State::now));
-            match self.raft.client_write_ff(Stamped::new(self.clock.now(), command, encoded)).await {
-                Ok(answer) => drop(timeout(INTERVAL, answer).await),
-                Err(error) => tracing::warn!(node, %error, "the node is not declared down yet"),
-            }
+            self.write(Command::NodeDown { node, owner_epoch }).await;
+        }
+    }
+
+    /// An entry of this leader's own, also where the disk has no room for anybody else's.
+    async fn write(&self, command: Command) {
+        let encoded = codec::encode(&command);
+        self.clock.catch_up(self.replica.read(State::now));
+        match self.raft.client_write_ff(Stamped::new(self.clock.now(), command, encoded)).await {
+            Ok(answer) => drop(timeout(INTERVAL, answer).await),
+            Err(error) => tracing::warn!(%error, "the leader cannot write an entry of its own yet"),
         }
     }
 
@@ -119,13 +123,10 @@ impl Upkeep {
     async fn tick(&self) {
         let now = self.clock.now();
         let (seen, due) = self.replica.read(|state| (state.now(), state.next_due()));
-        if due.is_none_or(|due| due > now)
-            && u128::from(now.millis_since(seen)) < self.limits.idle_tick_interval.as_millis()
-        {
-            return;
-        }
-        if let Err(error) = self.proposer.propose(Command::Tick).await {
-            tracing::debug!("no tick: {error}");
+        let is_early = due.is_none_or(|due| due > now)
+            && u128::from(now.millis_since(seen)) < self.limits.idle_tick_interval.as_millis();
+        if !is_early && self.clock.is_set() {
+            self.write(Command::Tick).await;
         }
     }
 

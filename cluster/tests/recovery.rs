@@ -200,6 +200,12 @@ async fn a_disk_without_room_refuses_and_loses_nothing() {
     let used = cluster.read(|state| state.limits(users[0], None).windows[0].used);
     assert!(cluster.is_ready(), "it waits for room, it does not stop");
     cluster.shutdown().await;
+    let short = Limits { free_bytes_min: u64::MAX, idle_tick_interval: Duration::from_millis(10), ..Limits::default() };
+    let cluster = Cluster::open_with(options.clone(), short).await.unwrap();
+    let then = cluster.applied();
+    wait_until("time goes on without room", || cluster.applied() > then + 5);
+    assert!(matches!(cluster.propose(Command::Tick).await, Err(ProposeError::DiskFull)));
+    cluster.shutdown().await;
     let cluster = Cluster::open(options).await.unwrap();
     assert_eq!(cluster.read(|state| state.limits(users[0], None).windows[0].used), used, "{accepted} accepted");
     assert!(lasting_records(&cluster).len() >= before.len());

@@ -176,7 +176,7 @@ impl Client {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Value, Failure> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Value, Failure> {
     serde_json::from_slice(bytes).map_err(|error| Failure::failed(format!("the node's answer is no JSON: {error}")))
 }
 

@@ -1,12 +1,12 @@
 //! `outgate status`, `outgate cluster …`, `outgate drain` and `outgate resume`.
 
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Outcome;
 use super::client::{Admin, Client};
 use super::failure::Failure;
-use super::output::{Output, print};
+use super::output::{Output, print, remark};
 
 const COLUMNS: [&str; 8] = ["id", "address", "role", "state", "version", "epoch", "applied", "clock_offset_ms"];
 
@@ -65,7 +65,10 @@ pub(super) async fn execute(args: Args) -> Outcome {
                 Output::Json | Output::Csv => output.one(&made),
             }
         }
-        Verb::Remove { id } => client.delete(&format!("/cluster/nodes/{id}")).await.map(drop),
+        Verb::Remove { id } => {
+            client.delete(&format!("/cluster/nodes/{id}")).await?;
+            warn(&client.get("/cluster").await?)
+        }
         Verb::Drain { id } => change(&client, id, true).await,
         Verb::Resume { id } => change(&client, id, false).await,
     }
@@ -81,10 +84,11 @@ async fn show(client: &Client, output: Output) -> Outcome {
         Output::Json => output.one(&cluster),
         Output::Table | Output::Csv => {
             output.list(&COLUMNS, &cluster["nodes"])?;
-            match cluster["warning"].as_str() {
-                Some(warning) if matches!(output, Output::Table) => print(&format!("warning: {warning}\n")),
-                Some(_) | None => Ok(()),
-            }
+            warn(&cluster)
         }
     }
+}
+
+fn warn(cluster: &Value) -> Outcome {
+    cluster["warning"].as_str().map_or(Ok(()), |warning| remark(&format!("warning: {warning}")))
 }

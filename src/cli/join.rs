@@ -12,7 +12,7 @@ use super::init::{
     CLUSTER_PORT, absolute, check_address, check_hostname, cluster_options, config_path, make_directory, not_made,
     write_config,
 };
-use super::output::print;
+use super::output::{print, remark};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -44,7 +44,9 @@ pub(super) fn execute(args: &Args) -> Outcome {
     let id = block_on(make(&args.data, &args.member, &args.token, &advertise))?;
     let data = absolute(&args.data)?;
     let told = write_config(&data, args.hostname.as_deref().unwrap_or_default(), &advertise)?;
-    print(&format!("{told}this is node {id}\nnext: outgate run --config {}\n", config_path(&data).display()))
+    print(&format!("{told}this is node {id}\nnext: outgate run --config {}\n", config_path(&data).display()))?;
+    // Nobody can know here whether another joined and left before.
+    if id == 2 { remark("a cluster of two stops when either node stops: add a third") } else { Ok(()) }
 }
 
 /// Joins, and makes directory and node; its id.

@@ -6,10 +6,11 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::Outcome;
-use super::client::{Admin, Query};
+use super::client::{Admin, Query, parse};
 use super::failure::Failure;
-use super::output::Output;
+use super::output::{Output, remark};
 use crate::clock::now_ms;
+use crate::web::api::MISSING_NODES;
 
 const COLUMNS: [&str; 9] = ["at", "id", "status", "user", "sender", "recipients", "class", "subject", "reply"];
 
@@ -70,11 +71,19 @@ pub(super) async fn execute(args: Args) -> Outcome {
         .and("since_ms", number(filter.since).as_deref())
         .and("until_ms", number(filter.until).as_deref())
         .and("count", Some(filter.limit.to_string().as_str()));
-    let records = args.admin.client().get(&query.of("/log")).await?;
+    let answer = args.admin.client().fetch(&query.of("/log")).await?;
+    let records = parse(answer.body())?;
     match args.admin.output {
-        Output::Json => Output::Json.one(&records),
-        output @ (Output::Table | Output::Csv) => output.list(&COLUMNS, &flat(&records)),
+        Output::Json => Output::Json.one(&records)?,
+        output @ (Output::Table | Output::Csv) => output.list(&COLUMNS, &flat(&records))?,
     }
+    let missing = answer.headers().get(MISSING_NODES).and_then(|nodes| nodes.to_str().ok());
+    missing.map_or(Ok(()), |nodes| remark(&incomplete(nodes)))
+}
+
+/// What a search has to say of nodes that did not answer.
+pub(super) fn incomplete(nodes: &str) -> String {
+    format!("warning: node {nodes} does not answer: the newest of its log may be missing")
 }
 
 /// The three kinds of record in the same columns.

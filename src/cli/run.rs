@@ -44,7 +44,10 @@ pub(super) fn execute(args: &Args) -> Outcome {
 /// What is wrong where the data directory was never initialised.
 pub(super) fn without_node(config: &Config) -> Option<String> {
     let data = config.node.data_dir.display();
-    (!config.node.cluster_dir().exists()).then(|| format!("{data} holds no node: outgate init --data {data}"))
+    (!config.node.cluster_dir().exists()).then(|| {
+        format!("{data} holds no node: `outgate init --data {data}` makes the first one of a cluster, `outgate join` any other; \
+            a member that lost its disk is removed first: `outgate cluster remove ID` on another node")
+    })
 }
 
 fn log_to_stderr(config: &LogConfig) -> Outcome {

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::Outcome;
 use super::client::{Admin, segment};
-use super::output::{Output, cell, print, printable};
+use super::log::incomplete;
+use super::output::{Output, cell, print, printable, remark};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -18,8 +19,12 @@ pub(super) struct Args {
 pub(super) async fn execute(args: Args) -> Outcome {
     let answer = args.admin.client().get(&format!("/why/{}", segment(&args.what))).await?;
     match args.admin.output {
-        output @ (Output::Json | Output::Csv) => output.one(&answer),
-        Output::Table => print(&explain(&answer)),
+        output @ (Output::Json | Output::Csv) => output.one(&answer)?,
+        Output::Table => print(&explain(&answer))?,
+    }
+    match cell(&answer["missing_nodes"]) {
+        nodes if nodes.is_empty() => Ok(()),
+        nodes => remark(&incomplete(&nodes)),
     }
 }
 
@@ -68,6 +73,8 @@ fn message(text: &mut Text, answer: &Value) {
         let queue = &answer["queue"];
         let state = if queue["frozen"] == true { "frozen" } else { "waiting" };
         text.line("now", format!("in the delivery queue, {state}, next attempt {}", cell(&queue["next_attempt"])));
+    } else if !answer["queue_node"].is_null() {
+        text.line("now", format!("in the delivery queue of node {}", cell(&answer["queue_node"])));
     }
     if !answer["quarantine"].is_null() {
         text.line("now", format!("in quarantine since {}", cell(&answer["quarantine"]["held"])));

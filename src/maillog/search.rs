@@ -8,8 +8,18 @@ use super::{Event, Origin, Query, Record};
 const COUNT_DEFAULT: usize = 1_000;
 const COUNT_MAX: usize = 100_000;
 
+/// The id of a message tells when it came, by the clock of the node that it came to: this node's clock may be another, or may
+/// have been set since.
+const CLOCKS_DIFFER_MAX_MS: u64 = 24 * 3_600_000;
+
 pub(super) fn run(directory: &Directory, query: &Query) -> io::Result<Vec<Record>> {
-    let filter = Filter::new(query);
+    let born_ms = query.id.map_or(0, |id| id.timestamp_ms().saturating_sub(CLOCKS_DIFFER_MAX_MS));
+    let found = run_from(directory, query, born_ms)?;
+    if found.is_empty() && born_ms > 0 { run_from(directory, query, 0) } else { Ok(found) }
+}
+
+fn run_from(directory: &Directory, query: &Query, born_ms: u64) -> io::Result<Vec<Record>> {
+    let filter = Filter::new(query, born_ms);
     let count = query.count.unwrap_or(COUNT_DEFAULT).min(COUNT_MAX);
     let mut left = if query.id.is_some() { usize::MAX } else { count };
     let mut records = Vec::new();
@@ -71,8 +81,7 @@ struct Filter<'a> {
 }
 
 impl<'a> Filter<'a> {
-    fn new(query: &'a Query) -> Self {
-        let born_ms = query.id.map_or(0, |id| id.timestamp_ms().saturating_sub(LATENESS_MAX_MS));
+    fn new(query: &'a Query, born_ms: u64) -> Self {
         Self {
             query,
             id: query.id.map(|id| id.to_string()),

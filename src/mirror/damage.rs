@@ -16,6 +16,8 @@ use crate::spool::{Found, SpoolError, Whose};
 /// How long a start waits for mirrors to say what a damaged disk has lost.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(200);
+/// Whoever gave something asks twice a second what became of it; for this long it is remembered, in case it is cut off.
+const HEARD_MAX: Duration = Duration::from_secs(3600);
 
 impl Disks {
     /// Returns when all that this disk lost is in the hands of nodes that have it; at once where nothing was lost.
@@ -68,7 +70,7 @@ impl Disks {
     /// The copies that other nodes have given to this one.
     pub(crate) async fn given(&self) -> Result<Vec<(u64, Vec<Found>)>, SpoolError> {
         let Some(mirrors) = &self.mirrors else { return Ok(Vec::new()) };
-        let given = std::mem::take(&mut *mirrors.keeper.given());
+        let given = mirrors.keeper.given().take_open();
         let mut all = Vec::new();
         for (owner, ids) in given {
             let copies = mirrors.spool.list(Whose::Of(owner)).await?;
@@ -115,5 +117,27 @@ impl Mirrors {
     }
 }
 
-/// What was given to this node and is not taken yet, by the old owner.
-pub(super) type Given = BTreeMap<u64, BTreeSet<MessageId>>;
+/// What other nodes gave to this one.
+#[derive(Default)]
+pub(super) struct Given {
+    /// What is not taken yet, by the old owner.
+    open: BTreeMap<u64, BTreeSet<MessageId>>,
+    /// When a node last gave.
+    last: BTreeMap<u64, Instant>,
+}
+
+impl Given {
+    pub(super) fn add(&mut self, owner: u64, ids: impl Iterator<Item = MessageId>) {
+        self.open.entry(owner).or_default().extend(ids);
+        self.last.insert(owner, Instant::now());
+    }
+
+    fn take_open(&mut self) -> BTreeMap<u64, BTreeSet<MessageId>> {
+        std::mem::take(&mut self.open)
+    }
+
+    /// Whether the node may not have heard yet that what it gave is taken.
+    pub(super) fn is_recent(&self, owner: u64) -> bool {
+        self.last.get(&owner).is_some_and(|last| last.elapsed() < HEARD_MAX)
+    }
+}

@@ -111,7 +111,7 @@ impl Keeper {
             Question::HeldInventory { after } => self.held_inventory(owner, after.map(Into::into)).await,
             Question::HeldTaken => Ok(taken_from(&self.taken_held, owner).await),
             Question::Yours { ids } => {
-                self.given().entry(owner).or_default().extend(ids.into_iter().map(MessageId::from));
+                self.given().add(owner, ids.into_iter().map(MessageId::from));
                 Ok(Answer::Done)
             }
             Question::Log(_) | Question::Sessions => Err("this is not asked of a mirror".to_owned()),
@@ -233,8 +233,14 @@ impl Keeper {
     }
 
     /// It has told so when it owned mail already, and asked what was taken behind that.
-    pub(super) fn has_come_back(&self, owner: u64) -> bool {
+    fn has_come_back(&self, owner: u64) -> bool {
         self.returning().get(&owner).is_some_and(|last| last.is_up)
+    }
+
+    /// It knows all that was taken from it.
+    pub(super) fn knows_what_was_taken(&self, owner: u64) -> bool {
+        let owns_mail = self.cluster.read(|state| state.ownership(owner)).up;
+        owns_mail && self.has_come_back(owner) && !self.given().is_recent(owner)
     }
 
     /// The copies that are kept for `owner` and may be taken over; none while it is about to come back.

@@ -73,6 +73,8 @@ pub(super) enum LogQuestion {
     Append { segment: u64, offset: u64, bytes: Bytes },
     /// What do your log and your copies of logs of nodes that are down say? As JSON.
     Search { query: Bytes },
+    /// What do your copies of the logs of these nodes say, which do not answer? As JSON.
+    SearchCopies { of: Vec<u64>, query: Bytes },
 }
 
 #[derive(Serialize, Deserialize, Debug)]

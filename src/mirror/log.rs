@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::letter::{Answer, LogQuestion, Question};
 use super::placing::weight;
 use super::{Disks, Mirrors};
@@ -22,7 +24,7 @@ const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a search over all nodes found.
 pub struct Searched {
     pub records: Vec<Record>,
-    /// Nodes that did not answer.
+    /// Nodes that did not answer: of theirs there is what others keep, which may lack the newest.
     pub silent: Vec<u64>,
 }
 
@@ -33,15 +35,14 @@ impl Disks {
             return Ok(Searched { records: maillog.search(query).await?, silent: Vec::new() });
         };
         let mut records = mirrors.search_here(&query).await?;
-        let mut silent = Vec::new();
-        for (node, answered) in mirrors.search_others(&query).await {
-            match answered {
-                Ok(of_node) => records.extend(of_node),
-                Err(why) => {
-                    tracing::warn!(node, why, "a search misses the log of a node");
-                    silent.push(node);
-                }
-            }
+        let json = Bytes::from(serde_json::to_vec(&query)?);
+        let (found, silent) = mirrors.search_at(mirrors.others(), LogQuestion::Search { query: json.clone() }).await;
+        records.extend(found);
+        if !silent.is_empty() {
+            records.extend(mirrors.search_copies(&silent, &query).await?);
+            let answered = mirrors.others().into_iter().filter(|node| !silent.contains(node)).collect();
+            let question = LogQuestion::SearchCopies { of: silent.clone(), query: json };
+            records.extend(mirrors.search_at(answered, question).await.0);
         }
         Ok(Searched { records: in_order(records, &query), silent })
     }
@@ -69,27 +70,40 @@ impl Mirrors {
     /// This node's own log, and its copies of nodes that are down.
     pub(super) async fn search_here(&self, query: &Query) -> std::io::Result<Vec<Record>> {
         let mut records = self.maillog.search(query.clone()).await?;
-        for node in self.cluster.read(|state| state.out()) {
-            records.extend(self.maillog.search_copy(node, query.clone()).await?);
+        records.extend(self.search_copies(&self.cluster.read(|state| state.out()), query).await?);
+        Ok(records)
+    }
+
+    async fn search_copies(&self, nodes: &[u64], query: &Query) -> std::io::Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for node in nodes {
+            records.extend(self.maillog.search_copy(*node, query.clone()).await?);
         }
         Ok(records)
     }
 
-    async fn search_others(self: &Arc<Self>, query: &Query) -> Vec<(u64, Result<Vec<Record>, String>)> {
-        let asked = self.others().into_iter().map(|node| {
-            let (mirrors, query) = (Arc::clone(self), query.clone());
-            (node, tokio::spawn(async move { mirrors.search_at(node, &query).await }))
+    /// Asks all at once; returns what they found, and who did not answer.
+    async fn search_at(self: &Arc<Self>, nodes: Vec<u64>, question: LogQuestion) -> (Vec<Record>, Vec<u64>) {
+        let question = Arc::new(Question::Log(question));
+        let asked = nodes.into_iter().map(|node| {
+            let (mirrors, question) = (Arc::clone(self), Arc::clone(&question));
+            (node, tokio::spawn(async move { mirrors.search_one(node, &question).await }))
         });
-        let mut answers = Vec::new();
+        let (mut records, mut silent) = (Vec::new(), Vec::new());
         for (node, answer) in asked.collect::<Vec<_>>() {
-            answers.push((node, answer.await.unwrap_or_else(|error| Err(error.to_string()))));
+            match answer.await.unwrap_or_else(|error| Err(error.to_string())) {
+                Ok(found) => records.extend(found),
+                Err(why) => {
+                    tracing::warn!(node, why, "a search misses the log of a node");
+                    silent.push(node);
+                }
+            }
         }
-        answers
+        (records, silent)
     }
 
-    async fn search_at(&self, node: u64, query: &Query) -> Result<Vec<Record>, String> {
-        let query = serde_json::to_vec(query).map_err(|error| error.to_string())?.into();
-        let answer = self.ask(node, &Question::Log(LogQuestion::Search { query }), SEARCH_TIMEOUT).await?;
+    async fn search_one(&self, node: u64, question: &Question) -> Result<Vec<Record>, String> {
+        let answer = self.ask(node, question, SEARCH_TIMEOUT).await?;
         let Answer::Records(json) = answer else { return Err(answer.refusal()) };
         serde_json::from_slice(&json).map_err(|error| error.to_string())
     }
@@ -102,6 +116,10 @@ impl Mirrors {
             }
             LogQuestion::Search { query } => {
                 let records = self.search_here(&serde_json::from_slice(&query)?).await?;
+                Ok(Answer::Records(serde_json::to_vec(&records)?.into()))
+            }
+            LogQuestion::SearchCopies { of, query } => {
+                let records = self.search_copies(&of, &serde_json::from_slice(&query)?).await?;
                 Ok(Answer::Records(serde_json::to_vec(&records)?.into()))
             }
         }

@@ -124,7 +124,7 @@ impl Disks {
     pub(crate) async fn forget_taken(&self) {
         let Some(mirrors) = &self.mirrors else { return };
         for owner in mirrors.keeper.taken_owners().await {
-            if mirrors.cluster.read(|state| state.ownership(owner)).up && mirrors.keeper.has_come_back(owner) {
+            if mirrors.keeper.knows_what_was_taken(owner) {
                 mirrors.keeper.forget_taken(owner).await;
             }
         }
@@ -154,6 +154,16 @@ impl Disks {
             }
         }
         Some(())
+    }
+
+    /// The other node that owns the message, where one answers so.
+    pub(crate) async fn owner_elsewhere(&self, id: MessageId) -> Option<u64> {
+        let mirrors = self.mirrors.as_ref()?;
+        let mut claims = Claims::default();
+        for node in mirrors.others() {
+            self.ask_claims(node, mirrors.cluster.node_id(), &[id], &mut claims).await;
+        }
+        claims.handed().remove(&id).flatten()
     }
 
     /// All that `node` has taken over from this one. `None` = it does not say.

@@ -248,8 +248,8 @@ fn a_removed_node_takes_no_mail_and_its_data_is_no_way_back() {
     cluster.nodes[0].ok(&["cluster", "remove", "3"]);
     let address = cluster.nodes[2].submission;
     wait_for("refused connections", || TcpStream::connect(address).is_err().then_some(()));
-    let status = cluster.nodes[0].json(&["cluster", "status"]);
-    assert!(status["warning"].as_str().unwrap().contains("a cluster of two"), "{status}");
+    let status = cluster.nodes[0].cli(&["cluster", "status"]);
+    assert!(String::from_utf8_lossy(&status.stderr).contains("warning: a cluster of two"), "{status:?}");
     cluster.nodes[2].spawn();
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(write(&mut cluster.nodes[1].login(ALICE), "two are left").code, 250);
@@ -346,14 +346,26 @@ fn dev_runs_three_processes_that_end_with_it() {
     for node in nodes {
         TcpStream::connect(node["submission"].as_str().unwrap()).unwrap();
     }
-    let pid = |told: &serde_json::Value| told["nodes"][1]["pid"].as_u64().unwrap();
-    std::process::Command::new("kill").args(["-9", &pid(&told).to_string()]).status().unwrap();
+    let kill = |told: &serde_json::Value, node: usize| {
+        let pid = told["nodes"][node]["pid"].to_string();
+        std::process::Command::new("kill").args(["-9", &pid]).status().unwrap();
+    };
     let data = data.to_str().unwrap();
-    let again = wait_for("the restart", || {
-        let restart = outgate(&["dev", "restart", "2", "--data", data]);
-        restart.status.success().then_some(restart)
-    });
+    let restart = |id: &str| {
+        wait_for("the restart", || {
+            let restart = outgate(&["dev", "restart", id, "--data", data]);
+            restart.status.success().then_some(restart)
+        })
+    };
+    kill(&told, 1);
+    let again = restart("2");
     assert!(String::from_utf8_lossy(&again.stdout).starts_with("node 2 runs as process "));
+    assert!(again.stderr.is_empty(), "the others run: {again:?}");
+    let told = read().unwrap();
+    (0..3).for_each(|node| kill(&told, node));
+    let alone = restart("1");
+    assert!(String::from_utf8_lossy(&alone.stderr).contains("a majority of the nodes must run"), "{alone:?}");
+    assert!(restart("2").stderr.is_empty() && restart("3").stderr.is_empty());
     let told = read().unwrap();
     std::process::Command::new("kill").args(["-TERM", &dev.id().to_string()]).status().unwrap();
     assert!(wait_for("the end of dev", || dev.try_wait().unwrap()).success());

@@ -69,6 +69,12 @@ impl Question {
     }
 }
 
+/// The newest that this node and one that speaks `oldest` to `newest` both know.
+fn common_protocol(newest: u16, oldest: u16) -> Option<u16> {
+    let protocol = newest.min(PROTOCOL);
+    (protocol >= oldest.max(PROTOCOL_OLDEST)).then_some(protocol)
+}
+
 /// Binds; `serve` begins to answer.
 pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
@@ -135,10 +141,7 @@ impl Host {
     }
 
     fn judge(&self, hello: &Hello, shown: Option<&CertificateDer<'_>>) -> Result<u16, Unwelcome> {
-        let protocol = hello.protocol.min(PROTOCOL);
-        if protocol < hello.oldest.max(PROTOCOL_OLDEST) {
-            return Err(Unwelcome::Protocol(PROTOCOL_OLDEST));
-        }
+        let protocol = common_protocol(hello.protocol, hello.oldest).ok_or(Unwelcome::Protocol(PROTOCOL_OLDEST))?;
         if hello.channel == Channel::Join {
             return Ok(protocol);
         }
@@ -268,5 +271,18 @@ async fn write_answers(writing: WriteHalf<Stream>, mut ready: mpsc::Receiver<Fra
         if let Err(error) = written {
             return tracing::debug!(%error, "cannot answer a node");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbouring_versions_work_together_and_distant_ones_do_not() {
+        assert_eq!(common_protocol(PROTOCOL, PROTOCOL_OLDEST), Some(PROTOCOL));
+        assert_eq!(common_protocol(PROTOCOL + 1, PROTOCOL), Some(PROTOCOL), "the next version speaks this one");
+        assert_eq!(common_protocol(PROTOCOL + 2, PROTOCOL + 1), None, "that one has forgotten it");
+        assert_eq!(common_protocol(PROTOCOL_OLDEST - 1, 0), None);
     }
 }

@@ -58,8 +58,8 @@ impl Identity {
             }
             read => read.map_err(OpenError::io(&path))?,
         };
-        let body = durable::unseal(MAGIC, &bytes)
-            .ok_or_else(|| OpenError::damaged(&path, "its checksum does not fit; put it back from a backup"))?;
+        let body =
+            durable::unseal(MAGIC, &bytes).ok_or_else(|| OpenError::damaged(&path, "its checksum does not fit"))?;
         codec::decode("identity", body).map_err(|error| OpenError::damaged(&path, error.to_string()))
     }
 

@@ -43,7 +43,7 @@ pub use room::Room;
 
 #[derive(thiserror::Error, Debug)]
 pub enum OpenError {
-    #[error("{0} holds no node: run `outgate init` first")]
+    #[error("{0} holds no node: `outgate init` makes the first one of a cluster, `outgate join` any other")]
     NotInitialised(PathBuf),
     #[error("{0} already holds a node")]
     AlreadyInitialised(PathBuf),
@@ -51,7 +51,7 @@ pub enum OpenError {
     InUse(PathBuf),
     #[error("{0} belongs to another node, number {1} of its cluster: put back what belongs to this one")]
     Foreign(PathBuf, u64),
-    #[error("{0} is damaged: {1}")]
+    #[error("{0} is damaged: {1}; remove this node and join anew, or restore a backup where it is alone")]
     Damaged(PathBuf, String),
     #[error("{0} must not be used again: {1}; remove this node and join anew")]
     Unfit(PathBuf, String),

@@ -13,6 +13,7 @@ use crate::store::log::{Extent, Log};
 use crate::store::machine::{Machine, Replica};
 use crate::store::room::{FREE_BYTES_MIN, Room};
 use crate::store::snapshot::{SnapshotFile, Snapshots};
+use crate::store::vote::VoteFile;
 use crate::store::{Failure, OpenError, owner};
 
 /// When checkpoints and snapshots are written.
@@ -74,8 +75,9 @@ pub fn open(home: &Home, limits: &Limits, failure: &Failure) -> Result<Opened, O
     let (log, log_thread) = Log::open(directory, failure.clone())?;
     let extent = log.extent();
     if home.identity.formed && extent.last.is_none() {
-        return Err(OpenError::damaged(&directory.join("log"), "the log is gone: restore this node from a backup"));
+        return Err(OpenError::damaged(&directory.join("log"), "the log is gone"));
     }
+    check_vote(directory, extent.last)?;
     let snapshots = Snapshots::open(directory).map_err(OpenError::io(directory))?;
     let state_path = directory.join("state");
     let cluster = home.identity.cluster;
@@ -99,6 +101,20 @@ pub fn open(home: &Home, limits: &Limits, failure: &Failure) -> Result<Opened, O
     Ok(Opened { log, machine, keeper, room, threads: vec![log_thread, keeper_thread] })
 }
 
+/// A node notes a vote before it takes the first entry of that term: one that is older, or gone, might be given twice.
+fn check_vote(directory: &Path, last: Option<LogId>) -> Result<(), OpenError> {
+    let file = VoteFile::new(directory);
+    let voted = file.read()?.map_or(0, |vote| vote.leader_id.term);
+    match last {
+        Some(last) if last.leader_id.term > voted => {
+            let what =
+                format!("it knows of no term behind {voted}, but the log has entries of term {}", last.leader_id.term);
+            Err(OpenError::damaged(file.path(), what))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 fn from_checkpoint(path: &Path, error: CheckpointError) -> OpenError {
     OpenError::Io(path.to_owned(), std::io::Error::other(error))
 }
@@ -115,9 +131,7 @@ fn choose(state_path: &Path, cluster: [u8; 16], snapshots: &Snapshots, extent: E
         match usable(state_path, cluster, extent, snapshot_reaches) {
             Ok((checkpoint, state)) => return Ok(Base::Checkpoint(checkpoint, state)),
             Err(Unusable::Ahead(index)) => {
-                let what = format!(
-                    "the state holds entry {index}, but the log ends before it: restore this node from a backup"
-                );
+                let what = format!("the state holds entry {index}, but the log ends before it");
                 return Err(OpenError::damaged(state_path, what));
             }
             Err(Unusable::Rebuild(reason)) => {
@@ -133,10 +147,7 @@ fn choose(state_path: &Path, cluster: [u8; 16], snapshots: &Snapshots, extent: E
     match snapshot {
         Some((meta, file)) => from_snapshot(&meta, &file, extent),
         None if extent.purged.is_none() => Ok(Base::Other(State::default(), None, Membership::default())),
-        None => Err(OpenError::damaged(
-            directory,
-            "there is neither a snapshot nor a state that the log continues: restore this node from a backup",
-        )),
+        None => Err(OpenError::damaged(directory, "there is neither a snapshot nor a state that the log continues")),
     }
 }
 
@@ -147,10 +158,8 @@ fn from_snapshot(meta: &SnapshotMeta, file: &SnapshotFile, extent: Extent) -> Re
             Ok(Base::Other(state, meta.last_log_id, meta.last_membership.clone()))
         }
         _ if extent.purged.is_none() => Ok(Base::Other(State::default(), None, Membership::default())),
-        Ok(_) => {
-            Err(OpenError::damaged(&file.path, "the log continues a newer snapshot: restore this node from a backup"))
-        }
-        Err(error) => Err(OpenError::damaged(&file.path, format!("{error}; restore this node from a backup"))),
+        Ok(_) => Err(OpenError::damaged(&file.path, "the log continues a newer snapshot")),
+        Err(error) => Err(OpenError::damaged(&file.path, format!("{error}"))),
     }
 }
 

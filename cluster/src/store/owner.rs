@@ -24,9 +24,7 @@ pub fn claim(directory: &Path, owner: Owner) -> Result<(), OpenError> {
         Ok(bytes) => match durable::unseal(MAGIC, &bytes).map(|body| codec::decode::<Owner>("owner", body)) {
             Some(Ok(found)) if found == owner => Ok(()),
             Some(Ok(found)) => Err(OpenError::Foreign(directory.to_owned(), found.node)),
-            Some(Err(_)) | None => {
-                Err(OpenError::damaged(&path, "its checksum does not fit; put it back from a backup"))
-            }
+            Some(Err(_)) | None => Err(OpenError::damaged(&path, "its checksum does not fit")),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             durable::create_directory(directory).map_err(OpenError::io(directory))?;

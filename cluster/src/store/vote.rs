@@ -20,6 +20,10 @@ impl VoteFile {
         Self { path: directory.join("vote") }
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub fn read(&self) -> Result<Option<Vote<u64>>, OpenError> {
         let bytes = match fs::read(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -13,7 +13,7 @@ use crate::cli::failure::Failure;
 pub(super) struct Member {
     pub(super) place: Place,
     pub(super) process: NodeProcess,
-    /// Once it takes mail.
+    /// Once it has told them.
     pub(super) bound: Option<Bound>,
 }
 
@@ -48,13 +48,16 @@ impl Member {
         (self.place.id, self.process.ended().await)
     }
 
+    /// Whether it takes mail depends on the others, which may all be down.
     pub(super) async fn restart(&mut self) -> Outcome {
         let id = self.place.id;
         if self.process.is_running() {
             return Err(Failure::failed(format!("node {id} is running")));
         }
         self.process = NodeProcess::spawn(&self.place)?;
-        self.wait_until_ready().await
+        let client = self.client();
+        self.bound = Some(Bound::of(&self.process.wait_until_it_answers(&client).await?)?);
+        Ok(())
     }
 }
 

@@ -24,6 +24,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -31,7 +32,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{Client, block_on};
 use super::failure::Failure;
-use super::output::print;
+use super::output::{print, remark};
 use super::{Outcome, init, join};
 use crate::config::is_host_port;
 use folder::Folder;
@@ -43,6 +44,9 @@ use sink::Sink;
 
 /// More than anybody wants on a laptop.
 const NODES_MAX: u64 = 9;
+/// How long a node that was started again may take to accept mail where the others run.
+const READY_PATIENCE: Duration = Duration::from_secs(10);
+const READY_POLL: Duration = Duration::from_millis(50);
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -110,9 +114,26 @@ fn restart(root: &Path, id: u64) -> Outcome {
     if !Place::new(root, id).is_initialised() {
         return Err(Failure::wrong(format!("there is no node {id} in {}", root.display())));
     }
-    let client = Client::new(root.join(folder::CONTROL));
-    let answer = block_on(async { client.post(&format!("/dev/restart/{id}"), &Value::Null).await })?;
-    print(&format!("node {id} runs as process {}\n", answer["pid"]))
+    let (dev, node) = (Client::new(root.join(folder::CONTROL)), Client::new(Place::new(root, id).socket()));
+    block_on(async {
+        let answer = dev.post(&format!("/dev/restart/{id}"), &Value::Null).await?;
+        print(&format!("node {id} runs as process {}\n", answer["pid"]))?;
+        if takes_mail(&node).await {
+            return Ok(());
+        }
+        remark(&format!("node {id} takes no mail yet: a majority of the nodes must run"))
+    })
+}
+
+async fn takes_mail(node: &Client) -> bool {
+    let deadline = Instant::now() + READY_PATIENCE;
+    while Instant::now() < deadline {
+        if node.get("/status").await.is_ok_and(|status| status["ready"] == true) {
+            return true;
+        }
+        tokio::time::sleep(READY_POLL).await;
+    }
+    false
 }
 
 async fn run(args: Args, folder: Folder) -> Outcome {
@@ -136,7 +157,11 @@ async fn run(args: Args, folder: Folder) -> Outcome {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             (id, ended) = any_ended(&mut scene.members) => print(&format!("node {id} has ended ({ended}); start it again: outgate dev restart {id} --data {root}\n"))?,
-            Some(restart) = serve.restarts.recv() => scene.restart(restart).await,
+            Some(restart) = serve.restarts.recv() => tokio::select! {
+                () = scene.restart(restart) => {}
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            },
         }
     }
     if let Some(traffic) = traffic {

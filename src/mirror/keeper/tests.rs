@@ -57,6 +57,20 @@ async fn messages_are_taken_from_nodes_that_are_down_and_not_about_to_return() {
     assert_eq!(keeper.taken_owners().await, [2]);
 }
 
+/// Node 1 is up and has said that it returned, long before its disk lost something.
+#[tokio::test]
+async fn whoever_gave_a_message_away_hears_that_it_was_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let keeper = keeper(&directory).await;
+    keeper.cluster.propose(Command::NodeUp { node: 1, owner_epoch: 0 }).await.unwrap();
+    keeper.set_back(true);
+    keeper.note_return(1).await.unwrap();
+    assert!(keeper.knows_what_was_taken(1));
+    let given = Question::Yours { ids: vec![MessageId::generate().into()] };
+    assert!(matches!(keeper.answer(1, given).await, Answer::Done));
+    assert!(!keeper.knows_what_was_taken(1), "it has not asked what became of it");
+}
+
 /// It joins and leaves.
 async fn remove_node_2(cluster: &Cluster) {
     let (token, actor) = ([7; 32], Actor("test".to_owned()));

@@ -24,6 +24,7 @@ const TOKEN_MINUTES_MAX: u64 = 7 * 24 * 60;
 /// How long a removal may take until the membership is without the node.
 const REMOVAL_MAX: Duration = Duration::from_secs(10);
 const REMOVAL_LOOK: Duration = Duration::from_millis(50);
+const NO_QUORUM: &str = "this node has no majority: what it shows may be old, and nothing is decided here";
 const TWO_NODES: &str = "a cluster of two stops when either node stops: add a third, see `outgate cluster token`";
 
 pub(super) fn routes() -> Router<Parts> {
@@ -67,10 +68,18 @@ async fn cluster(State(parts): State<Parts>) -> Json<Value> {
     Json(json!({
         "leader": cluster.leader(),
         "quorum": cluster.is_ready(),
-        "warning": (nodes.len() == 2).then_some(TWO_NODES),
+        "warning": warning(cluster.is_ready(), nodes.len()),
         "clock": time(cluster.now()),
         "nodes": nodes.iter().map(|node| show(&parts, node, &voters)).collect::<Vec<_>>(),
     }))
+}
+
+fn warning(has_quorum: bool, nodes: usize) -> Option<&'static str> {
+    match (has_quorum, nodes) {
+        (false, _) => Some(NO_QUORUM),
+        (true, 2) => Some(TWO_NODES),
+        (true, _) => None,
+    }
 }
 
 fn show(parts: &Parts, node: &NodeView, voters: &[u64]) -> Value {

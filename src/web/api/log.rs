@@ -10,8 +10,8 @@ use crate::maillog;
 use crate::maillog::Record;
 use crate::web::echo;
 
-/// Header of an answer that lacks the log of some nodes, with their ids.
-const MISSING_NODES: &str = "outgate-missing-nodes";
+/// Header of an answer that may lack some of the log of nodes that did not answer, with their ids.
+pub const MISSING_NODES: &str = "outgate-missing-nodes";
 /// Records of one answer.
 const RECORDS_MAX: usize = 10_000;
 /// What a message can have been judged to be.
@@ -39,9 +39,13 @@ async fn search(
     let user = query.user.map(|user| network_of(&user).map_or(user.as_str(), |(network, _)| network).to_owned());
     let query = maillog::Query { count: Some(count), user, ..query };
     let found = parts.disks.search(&parts.maillog, query).await.map_err(ApiError::unavailable)?;
-    let silent = found.silent.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-    let headers = (!silent.is_empty()).then_some([(MISSING_NODES, silent)]);
+    let headers = named(&found.silent).map(|nodes| [(MISSING_NODES, nodes)]);
     Ok((headers, Json(found.records.iter().map(render).collect())))
+}
+
+/// `2, 3`; `None` = nobody is missing.
+pub(super) fn named(nodes: &[u64]) -> Option<String> {
+    (!nodes.is_empty()).then(|| nodes.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))
 }
 
 /// The record as it is kept, with the time as RFC 3339 beside it.

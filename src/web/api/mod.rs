@@ -37,6 +37,7 @@ use crate::maillog::{Event, Origin, Record, Status};
 
 pub(super) use error::ApiError;
 pub use import::DISABLED_USERS;
+pub use log::MISSING_NODES;
 use params::Params;
 
 type Answer<T> = Result<T, ApiError>;
@@ -47,6 +48,7 @@ const BODY_MAX: usize = 1 << 20;
 const PAGE_MAX: usize = 1_000;
 
 pub(super) fn router(parts: Parts) -> Router {
+    let barrier = from_fn_with_state(parts.clone(), after_barrier);
     let of_the_cluster = Router::new()
         .merge(domains::routes())
         .merge(users::routes())
@@ -57,14 +59,15 @@ pub(super) fn router(parts: Parts) -> Router {
         .merge(dkim::routes())
         .merge(blocks::routes())
         .merge(why::routes())
-        .layer(from_fn_with_state(parts.clone(), after_barrier));
+        .layer(barrier.clone());
     let of_this_node = Router::new()
         .merge(cluster::routes())
         .merge(queue::routes())
         .merge(quarantine::routes())
         .merge(log::routes())
         .merge(backup::routes());
-    let resources = of_the_cluster.merge(of_this_node).layer(DefaultBodyLimit::max(BODY_MAX)).merge(import::routes());
+    let small = of_the_cluster.merge(of_this_node).layer(DefaultBodyLimit::max(BODY_MAX));
+    let resources = small.merge(import::routes().layer(barrier));
     Router::new().nest("/api/v1", resources).fallback(no_such_resource).with_state(parts)
 }
 

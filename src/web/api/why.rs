@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{Answer, ApiError, PAGE_MAX, Parts, limits, locks, log, parse_login, quarantine, queue, settings, users};
 use crate::mail::MessageId;
 use crate::maillog::Query;
+use crate::mirror::Searched;
 use crate::web::echo;
 
 /// Newest messages shown for a User.
@@ -32,18 +33,32 @@ fn neither(what: &str) -> ApiError {
 /// The message's journey, oldest step first, and where it is now.
 async fn message(parts: &Parts, id: MessageId) -> Answer<Json<Value>> {
     let query = Query { id: Some(id), count: Some(PAGE_MAX), ..Query::default() };
-    let records = parts.disks.search(&parts.maillog, query).await.map_err(ApiError::unavailable)?.records;
+    let Searched { records, silent } =
+        parts.disks.search(&parts.maillog, query).await.map_err(ApiError::unavailable)?;
     let queued = parts.queue.show(id).await.ok();
     let held = parts.quarantine.show(id).await.ok();
-    if records.is_empty() && queued.is_none() && held.is_none() {
-        return Err(ApiError::not_found(format!("message {id} is neither in the log nor in queue or quarantine")));
+    let elsewhere = if queued.is_none() { parts.disks.owner_elsewhere(id).await } else { None };
+    if records.is_empty() && queued.is_none() && held.is_none() && elsewhere.is_none() {
+        return Err(unknown(id, &silent));
     }
     Ok(Json(json!({
         "id": id,
         "records": records.iter().map(log::render).collect::<Value>(),
         "queue": queued.as_ref().map(queue::render),
+        "queue_node": elsewhere.or_else(|| queued.is_some().then(|| parts.cluster.node_id())),
         "quarantine": held.as_ref().map(|(held, _)| quarantine::render(held)),
+        "missing_nodes": silent,
     })))
+}
+
+/// A node that does not answer may know it.
+fn unknown(id: MessageId, silent: &[u64]) -> ApiError {
+    match log::named(silent) {
+        None => ApiError::not_found(format!("message {id} is neither in the log nor in queue or quarantine")),
+        Some(nodes) => ApiError::unavailable(format!(
+            "message {id} is not known to the nodes that answer, but node {nodes} does not: try again"
+        )),
+    }
 }
 
 /// The settings that are not the cluster's, the windows, the lock with its history and the newest messages.
@@ -63,7 +78,8 @@ async fn user(parts: &Parts, login: Login) -> Answer<Json<Value>> {
     });
     let (mut value, own, lock, windows, identities, domain_enabled) = found.ok_or_else(|| users::unknown(&login))?;
     let query = Query { user: Some(login.to_string()), submissions: true, count: Some(RECENT), ..Query::default() };
-    let recent = parts.disks.search(&parts.maillog, query).await.map_err(ApiError::unavailable)?.records;
+    let Searched { records: recent, silent } =
+        parts.disks.search(&parts.maillog, query).await.map_err(ApiError::unavailable)?;
     value["settings"] = settings::with_origin(&own);
     value["domain_enabled"] = domain_enabled.into();
     value["history"] = lock.history.iter().map(locks::change).collect();
@@ -74,5 +90,6 @@ async fn user(parts: &Parts, login: Login) -> Answer<Json<Value>> {
     value["identities"] = identities.len().into();
     value["locked_identities"] = locked.map(|identity| identity.identity.clone()).collect();
     value["recent"] = recent.iter().map(log::render).collect();
+    value["missing_nodes"] = silent.into();
     Ok(Json(value))
 }

@@ -65,12 +65,7 @@ fn begins(bytes: &[u8], first_lsn: u64) -> bool {
 fn tear_at(scan: &Scanned, bytes: &[u8], from: usize, directory: &Path, later: &[u64]) -> Result<(), OpenError> {
     let lost = scan.next_lsn;
     let path = scan.segments.last().map_or(directory, |segment| &segment.path);
-    let damaged = || {
-        OpenError::damaged(
-            path,
-            format!("log record {lost} cannot be read, but records behind it can: restore this node from a backup"),
-        )
-    };
+    let damaged = || OpenError::damaged(path, format!("log record {lost} cannot be read, but records behind it can"));
     if calls_synced(&bytes[from..], lost) {
         return Err(damaged());
     }
