@@ -213,7 +213,8 @@ fn start(
     if alone {
         clock.follow(0, replica.read(State::now));
     }
-    let leadership = Leadership::new(node, clock.clone(), raft.metrics());
+    let standings = Standings::default();
+    let leadership = Leadership::new(node, clock.clone(), raft.metrics(), standings.clone());
     let sequencer = Sequencer::start(raft.clone(), replica.clone(), clock.clone(), options.propose_timeout);
     let route = Route { node, leadership: leadership.clone(), sequencer: sequencer.clone(), peers: peers.clone() };
     let proposer = Proposer::start(route, options.propose_timeout, failure.clone(), opened.room.clone());
@@ -226,7 +227,7 @@ fn start(
         replica,
         leadership,
         peers,
-        standings: Standings::default(),
+        standings,
         state_hashes: opened.keeper.state_hashes(),
         proposer,
         lease: Lease::new(clock.clone()),

@@ -13,10 +13,15 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
+use crate::pulse::Standings;
 
-/// Without a word for this long there is no majority on this side. Longer than an election, so that the change of a leader
-/// does not turn clients away; listeners close within a second.
+/// Without a word for this long there is no majority on this side, unless a leader is being elected.
 const SILENCE_MAX_MS: u64 = 700;
+/// Whoever reaches a majority of the voters waits for the end of an election for this long, so that the change of a leader
+/// turns no client away.
+const ELECTION_MAX_MS: u64 = 3_000;
+/// A voter that was not heard for longer is not reached; listeners close within a second.
+const REACHED_MAX_MS: u64 = 800;
 
 #[derive(Clone)]
 pub(crate) struct Leadership {
@@ -26,11 +31,17 @@ pub(crate) struct Leadership {
     /// When a leader last spoke here, or a majority last followed this one, by the uncorrected clock: a correction must not
     /// make an old word a new one.
     heard_ms: Arc<AtomicU64>,
+    standings: Standings,
 }
 
 impl Leadership {
-    pub(crate) fn new(node: u64, clock: Clock, metrics: watch::Receiver<RaftMetrics<u64, BasicNode>>) -> Self {
-        Self { node, clock, metrics, heard_ms: Arc::default() }
+    pub(crate) fn new(
+        node: u64,
+        clock: Clock,
+        metrics: watch::Receiver<RaftMetrics<u64, BasicNode>>,
+        standings: Standings,
+    ) -> Self {
+        Self { node, clock, metrics, heard_ms: Arc::default(), standings }
     }
 
     /// The leader spoke.
@@ -56,7 +67,7 @@ impl Leadership {
         (metrics.current_leader == Some(self.node)).then_some(metrics.current_term)
     }
 
-    /// A leader with a majority is there, or was a moment ago: an election takes less than that, and what is asked
+    /// A leader with a majority is there, or one is being elected by a majority that this node is part of: what is asked
     /// meanwhile waits for its end.
     pub(crate) fn has_quorum(&self) -> bool {
         let metrics = self.metrics.borrow();
@@ -68,7 +79,17 @@ impl Leadership {
             let silence_ms = if alone { Some(0) } else { metrics.millis_since_quorum_ack };
             silence_ms.into_iter().for_each(|silence_ms| self.note(silence_ms));
         }
-        self.clock.raw_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed)) <= SILENCE_MAX_MS
+        let silence_ms = self.clock.raw_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed));
+        silence_ms <= SILENCE_MAX_MS || (silence_ms <= ELECTION_MAX_MS && self.reaches_majority(&metrics))
+    }
+
+    fn reaches_majority(&self, metrics: &RaftMetrics<u64, BasicNode>) -> bool {
+        let now_ms = self.clock.raw_ms();
+        let heard =
+            |node| self.standings.of(node).is_some_and(|of| now_ms.saturating_sub(of.heard_ms) <= REACHED_MAX_MS);
+        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
+        let reached = voters.iter().filter(|voter| **voter == self.node || heard(**voter)).count();
+        reached * 2 > voters.len()
     }
 
     /// The next leader that is known; `None` where there is none for `patience`.
@@ -98,46 +119,74 @@ impl Leadership {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use std::collections::BTreeMap;
+
+    use openraft::{Membership, StoredMembership};
+
     use super::*;
 
     /// Node 1 of three.
-    fn leadership() -> (watch::Sender<RaftMetrics<u64, BasicNode>>, Leadership) {
-        let (told, metrics) = watch::channel(RaftMetrics::new_initial(1));
-        (told, Leadership::new(1, Clock::anchored(), metrics))
+    struct Voter {
+        told: watch::Sender<RaftMetrics<u64, BasicNode>>,
+        standings: Standings,
+        leadership: Leadership,
     }
 
-    fn wait_out() {
-        std::thread::sleep(Duration::from_millis(SILENCE_MAX_MS + 20));
+    impl Voter {
+        fn new() -> Self {
+            let mut metrics = RaftMetrics::new_initial(1);
+            let nodes: BTreeMap<u64, BasicNode> = (1..=3).map(|id| (id, BasicNode::default())).collect();
+            let membership = Membership::new(vec![(1..=3).collect()], nodes);
+            metrics.membership_config = Arc::new(StoredMembership::new(None, membership));
+            let ((told, metrics), standings) = (watch::channel(metrics), Standings::default());
+            let leadership = Leadership::new(1, Clock::anchored(), metrics, standings.clone());
+            Self { told, standings, leadership }
+        }
+
+        fn has_quorum(&self) -> bool {
+            self.leadership.has_quorum()
+        }
+
+        fn heard_of(&self, node: u64) {
+            self.standings.note_heard(node, self.leadership.clock.raw_ms());
+        }
+
+        fn hear_leader(&self, ago_ms: u64) {
+            self.leadership.heard_ms.store(self.leadership.clock.raw_ms() - ago_ms, Ordering::Relaxed);
+        }
     }
 
     #[test]
     fn an_election_is_no_loss_of_the_majority_unless_it_lasts() {
-        let (told, leadership) = leadership();
-        assert!(!leadership.has_quorum(), "nobody ever spoke");
-        leadership.note_word();
-        assert!(leadership.has_quorum());
-        told.send_modify(|metrics| metrics.current_leader = Some(1));
-        assert!(leadership.has_quorum(), "the new leader has not been answered yet");
-        wait_out();
-        assert!(!leadership.has_quorum(), "nobody answered it");
-        told.send_modify(|metrics| metrics.millis_since_quorum_ack = Some(SILENCE_MAX_MS / 2));
-        assert!(leadership.has_quorum());
-        told.send_modify(|metrics| metrics.current_leader = None);
-        assert!(leadership.has_quorum(), "it led a majority a moment ago");
-        wait_out();
-        assert!(!leadership.has_quorum());
+        let voter = Voter::new();
+        voter.heard_of(2);
+        assert!(!voter.has_quorum(), "no leader ever spoke");
+        voter.leadership.note_word();
+        assert!(voter.has_quorum());
+        voter.hear_leader(SILENCE_MAX_MS + 1);
+        assert!(voter.has_quorum(), "two of three elect another");
+        std::thread::sleep(Duration::from_millis(REACHED_MAX_MS + 20));
+        assert!(!voter.has_quorum(), "it hears nobody");
+        voter.hear_leader(ELECTION_MAX_MS + 1);
+        voter.heard_of(3);
+        assert!(!voter.has_quorum(), "no leader can be elected");
     }
 
     #[test]
-    fn old_answers_make_no_majority_and_a_stopped_raft_has_none() {
-        let (told, leadership) = leadership();
-        told.send_modify(|metrics| {
-            (metrics.current_leader, metrics.millis_since_quorum_ack) = (Some(1), Some(SILENCE_MAX_MS + 1));
-        });
-        assert!(!leadership.has_quorum());
-        leadership.note_word();
-        assert!(leadership.has_quorum());
-        told.send_modify(|metrics| metrics.running_state = Err(openraft::error::Fatal::Stopped));
-        assert!(!leadership.has_quorum());
+    fn a_leader_counts_on_those_who_follow_it_and_on_old_answers_for_no_longer_than_others_do() {
+        let voter = Voter::new();
+        voter.leadership.note_word();
+        voter.told.send_modify(|metrics| metrics.current_leader = Some(1));
+        assert!(voter.has_quorum(), "the new leader has not been answered yet");
+        voter.hear_leader(SILENCE_MAX_MS + 1);
+        assert!(!voter.has_quorum(), "nobody answered it");
+        voter.told.send_modify(|metrics| metrics.millis_since_quorum_ack = Some(SILENCE_MAX_MS + 1));
+        assert!(!voter.has_quorum());
+        voter.told.send_modify(|metrics| metrics.millis_since_quorum_ack = Some(0));
+        assert!(voter.has_quorum());
+        voter.told.send_modify(|metrics| metrics.current_leader = None);
+        assert!(voter.has_quorum(), "it led a majority a moment ago");
+        voter.told.send_modify(|metrics| metrics.running_state = Err(openraft::error::Fatal::Stopped));
+        assert!(!voter.has_quorum());
     }
 }

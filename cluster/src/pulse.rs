@@ -1,4 +1,4 @@
-//! Each node asks every other twice a second how it stands: what time it has, how far it is, and what its state was.
+//! Each node asks every other four times a second how it stands: what time it has, how far it is, and what its state was.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use crate::state::State;
 use crate::store::identity::Home;
 use crate::store::state_hash::StateHash;
 
-const INTERVAL: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_millis(250);
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
 /// The machine's clock is told to be wrong when it is this far off the median.
 const SKEW_MAX_MS: i64 = 5_000;
@@ -45,6 +45,14 @@ impl Standings {
 
     fn note(&self, node: u64, standing: Standing) {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).insert(node, standing);
+    }
+}
+
+#[cfg(test)]
+impl Standings {
+    pub(crate) fn note_heard(&self, node: u64, heard_ms: u64) {
+        let (version, state_hashes) = (String::new(), Vec::new());
+        self.note(node, Standing { heard_ms, clock_offset_ms: 0, applied: 0, epoch: 0, version, state_hashes });
     }
 }
 

@@ -162,7 +162,7 @@ async fn with_both_copies_gone_it_says_so_and_changes_nothing() {
     let newest = snapshots(directory.path()).pop().unwrap();
     flip(&newest, |length| length / 2);
     match Cluster::open_with(options.clone(), small()).await {
-        Err(OpenError::Damaged(path, what)) => assert!(path == newest && what.contains("backup"), "{what}"),
+        Err(OpenError::Damaged(path, what)) => assert!(path == newest && what.contains("checksum"), "{what}"),
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("it opened"),
     }
@@ -178,6 +178,27 @@ async fn a_lost_log_is_never_taken_for_a_new_node() {
     cluster.shutdown().await;
     fs::remove_dir_all(directory.path().join("log")).unwrap();
     assert!(matches!(Cluster::open(options).await, Err(OpenError::Damaged(_, what)) if what.contains("log is gone")));
+}
+
+/// Otherwise a node could vote twice in one term.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vote_that_is_older_than_the_log_or_gone_is_found_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cluster, options, users) = fresh(directory.path(), Limits::default()).await;
+    cluster.shutdown().await;
+    let vote = directory.path().join("vote");
+    let old = fs::read(&vote).unwrap();
+    let cluster = Cluster::open(options.clone()).await.unwrap();
+    admit_some(&cluster, &users, 3).await;
+    cluster.shutdown().await;
+    let newest = fs::read(&vote).unwrap();
+    fs::write(&vote, old).unwrap();
+    let refused = Cluster::open(options.clone()).await.err().unwrap().to_string();
+    assert!(refused.contains("vote") && refused.contains("remove this node and join anew"), "{refused}");
+    fs::remove_file(&vote).unwrap();
+    assert!(matches!(Cluster::open(options.clone()).await, Err(OpenError::Damaged(path, _)) if path == vote));
+    fs::write(&vote, newest).unwrap();
+    Cluster::open(options).await.unwrap().shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -227,6 +227,21 @@ fn a_full_waiting_room_drops_and_never_waits() {
     assert!((4..=100).contains(&lines), "{lines}");
 }
 
+/// By the clock of the node that it came to; this one's is another.
+#[tokio::test]
+async fn a_message_is_found_whatever_the_clock_of_its_id_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = Maillog::open(directory.path(), 3_650).unwrap();
+    let now = at_ms();
+    for late_h in [3, 30] {
+        let record = submission(now - late_h * 3_600_000, "alice@example.com", "early", Status::Accepted);
+        let id = record.id;
+        log.record(record);
+        let found = log.search(Query { id: Some(id), ..Query::default() }).await.unwrap();
+        assert_eq!(found.len(), 1, "{late_h} hours behind");
+    }
+}
+
 #[tokio::test]
 async fn a_disk_that_takes_nothing_fails_the_search_and_not_the_node() {
     let parent = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::client::{Client, letter};
-use crate::support::cluster::TestCluster;
+use crate::support::cluster::{TestCluster, assert_never_refused};
 use crate::support::node::{PASSWORD, TestNode, outgate};
 use crate::support::sink::Sink;
 use crate::support::{peer, wait_at_most, wait_for};
@@ -158,6 +158,43 @@ fn killed_nodes_cost_no_accepted_message_and_no_limit() {
         let used = node.json(&["user", "show", ALICE])["windows"][2]["used"].as_u64().unwrap();
         assert!(used >= accepted.len() as u64, "{used} charged, {} accepted", accepted.len());
     }
+}
+
+#[test]
+fn the_death_of_the_leader_makes_no_other_refuse() {
+    let sink = Sink::start();
+    let mut cluster = TestCluster::with_alice(&sink);
+    let leader = cluster.leader();
+    cluster.nodes[leader].kill();
+    let others = [(leader + 1) % 3, (leader + 2) % 3].map(|node| cluster.nodes[node].submission);
+    assert_never_refused(&others, Duration::from_secs(4));
+    assert_eq!(write(&mut cluster.nodes[(leader + 1) % 3].login(ALICE), "behind another leader").code, 250);
+    sink.wait(1);
+}
+
+#[test]
+fn a_search_says_whose_log_may_lack_something_and_finds_what_others_keep_of_it() {
+    let sink = Sink::start();
+    let mut cluster = TestCluster::with_alice(&sink);
+    let (dead, asked) = ((cluster.leader() + 1) % 3, cluster.leader());
+    assert_eq!(write(&mut cluster.nodes[dead].login(ALICE), "by a node that dies").code, 250);
+    sink.wait(1);
+    let records = cluster.nodes[asked].json(&["log", "search", "--status", "accepted"]);
+    let id = records[0]["id"].as_str().unwrap().to_owned();
+    // The log is mirrored twice a second.
+    std::thread::sleep(Duration::from_millis(1_500));
+    cluster.nodes[dead].kill();
+    let silent = format!("node {} does not answer", dead + 1);
+    let run = |arguments: &[&str]| {
+        let ran = cluster.nodes[asked].cli(arguments);
+        (ran.status.success(), String::from_utf8(ran.stdout).unwrap(), String::from_utf8(ran.stderr).unwrap())
+    };
+    for arguments in [["log", "search", "--id", &id].as_slice(), &["log", "search"], &["why", &id]] {
+        let (is_ok, told, warned) = run(arguments);
+        assert!(is_ok && told.contains("by a node that dies") && warned.contains(&silent), "{told}{warned}");
+    }
+    let (is_ok, _, told) = run(&["why", "01ARZ3NDEKTSV4RRFFQ69G5FAV"]);
+    assert!(!is_ok && told.contains(&format!("node {} does not: try again", dead + 1)), "{told}");
 }
 
 #[test]

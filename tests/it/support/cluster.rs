@@ -1,6 +1,7 @@
 //! Three nodes as operators run them: three processes, joined by tokens.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -107,4 +108,16 @@ fn run(arguments: &[&str]) -> String {
     let output = outgate(arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Knocks for as long.
+pub fn assert_never_refused(addresses: &[SocketAddr], patience: Duration) {
+    let began = Instant::now();
+    while began.elapsed() < patience {
+        for address in addresses {
+            let knock = TcpStream::connect(address);
+            assert!(knock.is_ok(), "{address} refused after {:?}: {knock:?}", began.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
