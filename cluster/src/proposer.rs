@@ -40,7 +40,7 @@ type Answer = Result<Applied<Outcome>, ProposeError>;
 
 struct Waiting {
     command: Command,
-    encoded: Blob,
+    encoded: Vec<u8>,
     answer: oneshot::Sender<Answer>,
     bytes: OwnedSemaphorePermit,
 }
@@ -82,7 +82,7 @@ impl Proposer {
         if !self.room.is_there() {
             return Err(ProposeError::DiskFull);
         }
-        let encoded = Blob(codec::encode(&command));
+        let encoded = codec::encode(&command);
         let size = u32::try_from(encoded.len()).ok().filter(|_| encoded.len() <= COMMAND_BYTES_MAX);
         let size = size.ok_or(ProposeError::TooLarge { bytes: encoded.len(), bytes_max: COMMAND_BYTES_MAX })?;
         let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(size).map_err(|_| ProposeError::Busy)?;
@@ -132,10 +132,10 @@ fn fill(first: Waiting, waiting: &mut mpsc::Receiver<Waiting>) -> (Parcel, Vec<S
     let mut parcel = Parcel::of(first.command, first.encoded);
     let mut answers = vec![(first.answer, first.bytes)];
     while let Ok(next) = waiting.try_recv() {
-        if !parcel.has_room_for(&next.command, &next.encoded) {
+        if !parcel.has_room_for(&next.command, next.encoded.len()) {
             return (parcel, answers, Some(next));
         }
-        parcel.push(next.command, next.encoded);
+        parcel.push(next.command, &next.encoded);
         answers.push((next.answer, next.bytes));
     }
     (parcel, answers, None)
@@ -144,16 +144,18 @@ fn fill(first: Waiting, waiting: &mut mpsc::Receiver<Waiting>) -> (Parcel, Vec<S
 impl Route {
     /// Asks whoever leads, until somebody has decided or nobody may be asked again.
     async fn decide(&self, parcel: Parcel) -> Result<Decided, ProposeError> {
-        let (encoded, repeatable) = (parcel.encoded().to_vec(), parcel.is_repeatable());
+        let (commands, repeatable) = (parcel.len(), parcel.is_repeatable());
+        let request = Request::Forward { commands, encoded: Blob(parcel.sealed()) };
         let mut here = Some(parcel);
         loop {
             let leader = self.leadership.wait_for_leader(LEADER_PATIENCE).await.ok_or(ProposeError::NoQuorum)?;
             let tried = if leader == self.node {
-                let parcel = here.take().map_or_else(|| Parcel::decode(encoded.clone()), Ok);
-                let parcel = parcel.map_err(|error| ProposeError::Stopped(error.to_string()))?;
-                self.sequencer.decide(parcel).await
+                match here.take() {
+                    Some(parcel) => self.sequencer.decide(parcel).await,
+                    None => self.decide_again(&request).await?,
+                }
             } else {
-                self.forward(leader, &encoded).await
+                self.forward(leader, &request, commands).await
             };
             match tried {
                 Ok(decided) => return Ok(decided),
@@ -166,16 +168,22 @@ impl Route {
         }
     }
 
+    /// This node leads, and was asked before when it did not.
+    async fn decide_again(&self, request: &Request) -> Result<Result<Decided, ParcelError>, ProposeError> {
+        let Request::Forward { commands, encoded } = request else { return Ok(Err(ParcelError::Unknown)) };
+        let parcel = Parcel::decode(*commands, encoded.0.clone());
+        Ok(self.sequencer.decide(parcel.map_err(|error| ProposeError::Stopped(error.to_string()))?).await)
+    }
+
     /// Has another node decide. A leader that lost its office while it was asked is not waited for.
-    async fn forward(&self, leader: u64, encoded: &[Blob]) -> Result<Decided, ParcelError> {
-        let request = Request::Forward(encoded.to_vec());
-        let asked = self.peers.call(leader, Channel::Forward, &request, FORWARD_TIMEOUT);
+    async fn forward(&self, leader: u64, request: &Request, commands: u32) -> Result<Decided, ParcelError> {
+        let asked = self.peers.call(leader, Channel::Forward, request, FORWARD_TIMEOUT);
         let answer = tokio::select! {
             answer = asked => answer,
             () = self.deposed(leader) => Err(CallError::Broken),
         };
         match answer {
-            Ok(Response::Forwarded(decided)) if decided.outcomes.len() == encoded.len() => Ok(decided),
+            Ok(Response::Forwarded(decided)) if decided.outcomes.len() == commands as usize => Ok(decided),
             Ok(Response::NotLeader) | Err(CallError::Unreachable(_) | CallError::Unwelcome(_)) => {
                 Err(ParcelError::NotLeader)
             }

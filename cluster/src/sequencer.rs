@@ -21,7 +21,7 @@ use crate::name::Timestamp;
 use crate::network::message::Decided;
 use crate::raft::{Raft, TypeConfig};
 use crate::state::State;
-use crate::store::codec::{self, Blob, DecodeError};
+use crate::store::codec::{self, DecodeError};
 use crate::store::entry::{Reply, Stamped};
 use crate::store::machine::Replica;
 
@@ -33,8 +33,8 @@ const WAITING_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Parcel {
     commands: Vec<Command>,
-    encoded: Vec<Blob>,
-    bytes: usize,
+    /// Of all of them, one behind the other.
+    encoded: Vec<u8>,
 }
 
 #[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
@@ -63,37 +63,45 @@ pub(crate) struct Sequencer {
 }
 
 impl Parcel {
-    pub(crate) fn of(command: Command, encoded: Blob) -> Self {
-        let mut parcel = Self::default();
-        parcel.push(command, encoded);
-        parcel
-    }
-
     /// `encoded` must be the encoding of `command`.
-    pub(crate) fn push(&mut self, command: Command, encoded: Blob) {
-        self.bytes += encoded.len();
+    pub(crate) fn of(command: Command, encoded: Vec<u8>) -> Self {
+        Self { commands: vec![command], encoded }
+    }
+
+    /// The same.
+    pub(crate) fn push(&mut self, command: Command, encoded: &[u8]) {
         self.commands.push(command);
-        self.encoded.push(encoded);
+        self.encoded.extend_from_slice(encoded);
     }
 
-    pub(crate) fn has_room_for(&self, command: &Command, encoded: &Blob) -> bool {
-        !self.is_alone() && !matches!(command, Command::Batch(_)) && self.bytes + encoded.len() <= ENTRY_BYTES_MAX
+    pub(crate) fn has_room_for(&self, command: &Command, bytes: usize) -> bool {
+        !self.is_alone() && !matches!(command, Command::Batch(_)) && self.encoded.len() + bytes <= ENTRY_BYTES_MAX
     }
 
-    pub(crate) fn decode(encoded: Vec<Blob>) -> Result<Self, DecodeError> {
-        let mut parcel = Self::default();
-        for encoded in encoded {
-            parcel.push(codec::decode("command", &encoded)?, encoded);
+    /// What [`Parcel::sealed`] gave of so many commands.
+    pub(crate) fn decode(commands: u32, sealed: Vec<u8>) -> Result<Self, DecodeError> {
+        let command = codec::decode("command", &sealed)?;
+        if commands == 1 {
+            return Ok(Self::of(command, sealed));
         }
-        Ok(parcel)
+        match command {
+            Command::Batch(all) if all.len() == commands as usize => {
+                Ok(Self { commands: all, encoded: codec::batch_body(sealed) })
+            }
+            _ => Err(DecodeError::custom("command", "it is no batch of so many")),
+        }
     }
 
-    pub(crate) fn encoded(&self) -> &[Blob] {
-        &self.encoded
+    /// The encoding of the one command, or of the batch of all.
+    pub(crate) fn sealed(&self) -> Vec<u8> {
+        if self.commands.len() == 1 {
+            return self.encoded.clone();
+        }
+        codec::encode_batch(self.commands.len(), &self.encoded)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.commands.len()
+    pub(crate) fn len(&self) -> u32 {
+        u32::try_from(self.commands.len()).unwrap_or(u32::MAX)
     }
 
     /// A batch of a caller is an entry of its own: batches do not nest.
@@ -109,22 +117,21 @@ impl Parcel {
     }
 
     fn fits(&self, next: &Self) -> bool {
-        !self.is_alone() && !next.is_alone() && self.bytes + next.bytes <= ENTRY_BYTES_MAX
+        !self.is_alone() && !next.is_alone() && self.encoded.len() + next.encoded.len() <= ENTRY_BYTES_MAX
     }
 
     fn append(&mut self, next: Self) {
-        self.bytes += next.bytes;
         self.commands.extend(next.commands);
-        self.encoded.extend(next.encoded);
+        self.encoded.extend_from_slice(&next.encoded);
     }
 
     fn stamp(mut self, at: Timestamp) -> Stamped {
         if self.commands.len() == 1
-            && let (Some(command), Some(encoded)) = (self.commands.pop(), self.encoded.pop())
+            && let Some(command) = self.commands.pop()
         {
-            return Stamped::new(at, command, encoded.0);
+            return Stamped::new(at, command, self.encoded);
         }
-        let encoded = codec::encode_batch(self.encoded.iter().map(|encoded| encoded.0.as_slice()));
+        let encoded = codec::encode_batch(self.commands.len(), &self.encoded);
         Stamped::new(at, Command::Batch(self.commands), encoded)
     }
 }
@@ -178,7 +185,7 @@ async fn fill_entries(
 
 /// One bringer's part of an entry.
 struct Share {
-    count: usize,
+    count: u32,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -220,7 +227,7 @@ fn distribute(result: ClientWriteResult<TypeConfig>, shares: Vec<Share>) {
         }
     };
     let (index, Reply { at, outcome }) = (response.log_id.index, response.data);
-    let commands: usize = shares.iter().map(|share| share.count).sum();
+    let commands: u32 = shares.iter().map(|share| share.count).sum();
     // A single command, or the batch of a caller, was not wrapped.
     let outcomes = match (outcome, commands) {
         (Outcome::Batch(outcomes), 2..) => outcomes,
@@ -228,7 +235,7 @@ fn distribute(result: ClientWriteResult<TypeConfig>, shares: Vec<Share>) {
     };
     let mut outcomes = outcomes.into_iter();
     for Share { count, answer } in shares {
-        let outcomes: Vec<Outcome> = outcomes.by_ref().take(count).collect();
+        let outcomes: Vec<Outcome> = outcomes.by_ref().take(count as usize).collect();
         give(answer, Ok(Decided { index, at, outcomes }));
     }
 }
@@ -240,4 +247,31 @@ fn fail_all(shares: Vec<Share>, error: &ParcelError) {
 /// A bringer that no longer waits has timed out or was cancelled.
 fn give(answer: oneshot::Sender<Answer>, result: Answer) {
     drop(answer.send(result));
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn settle(epoch: u64) -> (Command, Vec<u8>) {
+        let command = Command::Settle { node: 1, epoch };
+        let encoded = codec::encode(&command);
+        (command, encoded)
+    }
+
+    #[test]
+    fn a_parcel_arrives_as_it_was_sent_and_a_wrong_number_is_refused() {
+        let ((first, encoded), (second, more)) = (settle(1), settle(2));
+        let mut parcel = Parcel::of(first, encoded);
+        let one = Parcel::decode(1, parcel.sealed()).unwrap();
+        assert_eq!((&one.commands, &one.encoded), (&parcel.commands, &parcel.encoded));
+        parcel.push(second, &more);
+        let two = Parcel::decode(2, parcel.sealed()).unwrap();
+        assert_eq!((&two.commands, &two.encoded), (&parcel.commands, &parcel.encoded));
+        assert!(Parcel::decode(3, parcel.sealed()).is_err() && Parcel::decode(2, more).is_err());
+        let callers_batch = Parcel::decode(1, parcel.sealed()).unwrap();
+        assert!(callers_batch.is_alone() && callers_batch.len() == 1);
+    }
 }

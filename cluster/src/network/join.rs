@@ -116,7 +116,7 @@ pub(crate) async fn answer(host: &Host, stream: &mut (impl AsyncRead + AsyncWrit
         Request::Join(join) => admit(host, join).await.map_or_else(Response::Refused, Response::Joined),
         Request::Append(_)
         | Request::Vote(_)
-        | Request::Forward(_)
+        | Request::Forward { .. }
         | Request::ReadIndex
         | Request::Ping
         | Request::Lease => Response::Refused(Unwelcome::Certificate.to_string()),

@@ -77,8 +77,11 @@ pub(crate) enum Unwelcome {
 pub(crate) enum Request {
     Append(AppendEntriesRequest<TypeConfig>),
     Vote(VoteRequest<u64>),
-    /// Commands in their encoding, to be decided in this order.
-    Forward(Vec<Blob>),
+    /// So many commands to be decided in this order: the encoding of one, or of the batch of all.
+    Forward {
+        commands: u32,
+        encoded: Blob,
+    },
     /// From which entry on a read sees everything that was acknowledged before the question.
     ReadIndex,
     Ping,

@@ -219,7 +219,7 @@ impl Host {
                 Ok(response) => Response::Vote(response),
                 Err(error) => Response::Refused(error.to_string()),
             },
-            Request::Forward(commands) => self.decide(commands).await,
+            Request::Forward { commands, encoded } => self.decide(commands, encoded.0).await,
             Request::ReadIndex => self.read_index().await,
             Request::Lease if self.watch.note(asker) => self.read_index().await,
             Request::Lease => Response::NotLeader,
@@ -235,11 +235,11 @@ impl Host {
         }
     }
 
-    async fn decide(&self, commands: Vec<codec::Blob>) -> Response {
+    async fn decide(&self, commands: u32, encoded: Vec<u8>) -> Response {
         if !self.leadership.leads() {
             return Response::NotLeader;
         }
-        let parcel = match Parcel::decode(commands) {
+        let parcel = match Parcel::decode(commands, encoded) {
             Ok(parcel) => parcel,
             Err(error) => return Response::Refused(error.to_string()),
         };

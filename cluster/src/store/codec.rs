@@ -17,6 +17,12 @@ pub struct DecodeError {
     pub source: bincode::Error,
 }
 
+impl DecodeError {
+    pub(crate) fn custom(what: &'static str, why: &str) -> Self {
+        Self { what, source: Box::new(bincode::ErrorKind::Custom(why.to_owned())) }
+    }
+}
+
 fn options() -> impl Options {
     bincode::DefaultOptions::new().with_fixint_encoding().with_limit(ENCODED_SIZE_MAX).reject_trailing_bytes()
 }
@@ -88,13 +94,23 @@ impl<'de> Deserialize<'de> for Blob {
     }
 }
 
-/// [`encode`] of `Command::Batch` from its commands' own encodings, so that each is encoded once and where it is made.
-pub(crate) fn encode_batch<'a>(commands: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<u8> {
+/// Which command, and how many are in it.
+const BATCH_HEAD_BYTES: usize = 4 + 8;
+
+/// [`encode`] of `Command::Batch` from its commands' own encodings, one behind the other, so that each is encoded once and where it is made.
+pub(crate) fn encode_batch(commands: usize, encoded: &[u8]) -> Vec<u8> {
     const BATCH: u32 = 0;
-    let mut bytes = BATCH.to_le_bytes().to_vec();
-    bytes.extend_from_slice(&(commands.len() as u64).to_le_bytes());
-    commands.for_each(|command| bytes.extend_from_slice(command));
+    let mut bytes = Vec::with_capacity(BATCH_HEAD_BYTES + encoded.len());
+    bytes.extend_from_slice(&BATCH.to_le_bytes());
+    bytes.extend_from_slice(&(commands as u64).to_le_bytes());
+    bytes.extend_from_slice(encoded);
     bytes
+}
+
+/// The encodings of the commands of an encoded batch, one behind the other.
+pub(crate) fn batch_body(mut batch: Vec<u8>) -> Vec<u8> {
+    batch.drain(..BATCH_HEAD_BYTES.min(batch.len()));
+    batch
 }
 
 #[cfg(test)]
@@ -109,8 +125,10 @@ mod tests {
     #[test]
     fn a_batch_of_encodings_is_the_encoding_of_the_batch() {
         let commands = vec![Command::Tick, Command::Settle { node: 7, epoch: 3 }, Command::Tick];
-        let parts: Vec<Vec<u8>> = commands.iter().map(encode).collect();
-        assert_eq!(encode_batch(parts.iter().map(Vec::as_slice)), encode(&Command::Batch(commands)));
+        let parts = commands.iter().map(encode).collect::<Vec<_>>().concat();
+        let batch = encode_batch(commands.len(), &parts);
+        assert_eq!(batch, encode(&Command::Batch(commands)));
+        assert_eq!(batch_body(batch), parts);
     }
 
     #[test]
