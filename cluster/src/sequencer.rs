@@ -84,12 +84,11 @@ impl Parcel {
         if commands == 1 {
             return Ok(Self::of(command, sealed));
         }
-        match command {
-            Command::Batch(all) if all.len() == commands as usize => {
-                Ok(Self { commands: all, encoded: codec::batch_body(sealed) })
-            }
-            _ => Err(DecodeError::custom("command", "it is no batch of so many")),
+        let all = if let Command::Batch(all) = command { all } else { Vec::new() };
+        if all.len() != commands as usize {
+            return Err(DecodeError::custom("command", "it is no batch of so many"));
         }
+        Ok(Self { commands: all, encoded: codec::batch_body(sealed) })
     }
 
     /// The encoding of the one command, or of the batch of all.
