@@ -19,6 +19,7 @@ mod peers;
 mod power_cut;
 mod protocol;
 mod recovery;
+mod setup;
 mod strangers;
 mod support;
 mod take_over;
