@@ -247,7 +247,9 @@ async fn take_mail(line: Arc<Line>, listeners: Arc<Listeners>, listening: Arc<At
         let owns_mail = take_over::owns_mail(cluster);
         let has_room = line.queue.has_room() || is_alone(cluster);
         // Without a lease it may have been declared down, and not know it yet.
-        let may_take = cluster.is_ready() && owns_mail && cluster.holds_lease();
+        let listens = listening.load(Ordering::Relaxed);
+        let may_decide = cluster.is_ready() || (listens && cluster.has_majority());
+        let may_take = may_decide && owns_mail && cluster.holds_lease();
         let ready = may_take && !is_draining(cluster) && has_room;
         if listening.swap(ready, Ordering::Relaxed) != ready {
             if ready {

@@ -236,10 +236,13 @@ impl Cluster {
     /// True while this node can have decisions made: a leader with a majority is there, and this node knows all that was
     /// decided before it began.
     pub fn is_ready(&self) -> bool {
-        self.inner.leadership.has_quorum()
-            && self.inner.caught_up.load(Ordering::Acquire)
-            && !self.inner.failure.is_set()
-            && !self.inner.stopping.load(Ordering::Acquire)
+        self.inner.leadership.has_quorum() && self.inner.runs()
+    }
+
+    /// True while a node that was ready may go on promising decisions: [`Cluster::is_ready`], or an election is under way
+    /// among a majority that this node is part of.
+    pub fn has_majority(&self) -> bool {
+        self.inner.leadership.has_majority() && self.inner.runs()
     }
 
     /// After it, [`Cluster::read`] sees everything that was acknowledged anywhere before the call.
@@ -350,6 +353,10 @@ impl Cluster {
 }
 
 impl Inner {
+    fn runs(&self) -> bool {
+        self.caught_up.load(Ordering::Acquire) && !self.failure.is_set() && !self.stopping.load(Ordering::Acquire)
+    }
+
     pub(crate) async fn barrier(&self) -> Result<(), ProposeError> {
         self.read_after(&Request::ReadIndex).await
     }

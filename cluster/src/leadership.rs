@@ -2,7 +2,11 @@
 //!
 //! openraft 0.9 tells who led last, not whether the leader still has a majority: a leader that was cut off goes on leading
 //! nobody, and a learner that was cut off never notices. So a leader looks at how long ago a majority answered it, and
-//! everybody else at how long ago the leader spoke.
+//! everybody else at how long ago the leader spoke. That alone would trust a leader that was cut off together with this node,
+//! so that each node looks for itself whether it reaches a majority of the voters.
+//!
+//! Invariant: a node that reaches no majority says so within a second; one that does, and hears no leader, after three. It
+//! says that there is one again only when a leader has spoken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,10 +19,9 @@ use tokio::time::timeout;
 use crate::clock::Clock;
 use crate::pulse::Standings;
 
-/// Without a word for this long there is no majority on this side, unless a leader is being elected.
+/// A leader that was silent for longer may be none any more.
 const SILENCE_MAX_MS: u64 = 700;
-/// Whoever reaches a majority of the voters waits for the end of an election for this long, so that the change of a leader
-/// turns no client away.
+/// How long those who reach a majority of the voters wait for a leader: an election is no reason to turn a client away.
 const ELECTION_MAX_MS: u64 = 3_000;
 /// A voter that was not heard for longer is not reached; listeners close within a second.
 const REACHED_MAX_MS: u64 = 800;
@@ -67,9 +70,17 @@ impl Leadership {
         (metrics.current_leader == Some(self.node)).then_some(metrics.current_term)
     }
 
-    /// A leader with a majority is there, or one is being elected by a majority that this node is part of: what is asked
-    /// meanwhile waits for its end.
+    /// A leader with a majority is there.
     pub(crate) fn has_quorum(&self) -> bool {
+        self.reaches_majority_and_heard(SILENCE_MAX_MS)
+    }
+
+    /// The same, or one is being elected by a majority that this node is part of: what is asked meanwhile waits for its end.
+    pub(crate) fn has_majority(&self) -> bool {
+        self.reaches_majority_and_heard(ELECTION_MAX_MS)
+    }
+
+    fn reaches_majority_and_heard(&self, silence_max_ms: u64) -> bool {
         let metrics = self.metrics.borrow();
         if metrics.running_state.is_err() {
             return false;
@@ -80,7 +91,7 @@ impl Leadership {
             silence_ms.into_iter().for_each(|silence_ms| self.note(silence_ms));
         }
         let silence_ms = self.clock.raw_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed));
-        silence_ms <= SILENCE_MAX_MS || (silence_ms <= ELECTION_MAX_MS && self.reaches_majority(&metrics))
+        silence_ms <= silence_max_ms && self.reaches_majority(&metrics)
     }
 
     fn reaches_majority(&self, metrics: &RaftMetrics<u64, BasicNode>) -> bool {
@@ -124,6 +135,7 @@ mod tests {
     use openraft::{Membership, StoredMembership};
 
     use super::*;
+    use crate::pulse::Standing;
 
     /// Node 1 of three.
     struct Voter {
@@ -148,7 +160,10 @@ mod tests {
         }
 
         fn heard_of(&self, node: u64) {
-            self.standings.note_heard(node, self.leadership.clock.raw_ms());
+            let heard_ms = self.leadership.clock.raw_ms();
+            let (version, state_hashes) = (String::new(), Vec::new());
+            let standing = Standing { heard_ms, clock_offset_ms: 0, applied: 0, epoch: 0, version, state_hashes };
+            self.standings.note(node, standing);
         }
 
         fn hear_leader(&self, ago_ms: u64) {
@@ -164,17 +179,27 @@ mod tests {
         voter.leadership.note_word();
         assert!(voter.has_quorum());
         voter.hear_leader(SILENCE_MAX_MS + 1);
-        assert!(voter.has_quorum(), "two of three elect another");
-        std::thread::sleep(Duration::from_millis(REACHED_MAX_MS + 20));
-        assert!(!voter.has_quorum(), "it hears nobody");
+        assert!(!voter.has_quorum() && voter.leadership.has_majority(), "two of three elect another");
         voter.hear_leader(ELECTION_MAX_MS + 1);
-        voter.heard_of(3);
-        assert!(!voter.has_quorum(), "no leader can be elected");
+        assert!(!voter.leadership.has_majority(), "no leader can be elected");
     }
 
     #[test]
-    fn a_leader_counts_on_those_who_follow_it_and_on_old_answers_for_no_longer_than_others_do() {
+    fn whoever_reaches_no_majority_has_none_whatever_a_leader_says() {
         let voter = Voter::new();
+        voter.leadership.note_word();
+        assert!(!voter.has_quorum() && !voter.leadership.has_majority(), "it was cut off together with the leader");
+        voter.heard_of(3);
+        assert!(voter.has_quorum());
+        std::thread::sleep(Duration::from_millis(REACHED_MAX_MS + 20));
+        voter.leadership.note_word();
+        assert!(!voter.has_quorum() && !voter.leadership.has_majority());
+    }
+
+    #[test]
+    fn a_leader_counts_on_those_who_follow_it() {
+        let voter = Voter::new();
+        voter.heard_of(2);
         voter.leadership.note_word();
         voter.told.send_modify(|metrics| metrics.current_leader = Some(1));
         assert!(voter.has_quorum(), "the new leader has not been answered yet");

@@ -144,18 +144,16 @@ fn fill(first: Waiting, waiting: &mut mpsc::Receiver<Waiting>) -> (Parcel, Vec<S
 impl Route {
     /// Asks whoever leads, until somebody has decided or nobody may be asked again.
     async fn decide(&self, parcel: Parcel) -> Result<Decided, ProposeError> {
-        let (commands, repeatable) = (parcel.len(), parcel.is_repeatable());
-        let request = Request::Forward { commands, encoded: Blob(parcel.sealed()) };
+        let (commands, sealed, repeatable) = (parcel.len(), Blob(parcel.sealed()), parcel.is_repeatable());
         let mut here = Some(parcel);
         loop {
             let leader = self.leadership.wait_for_leader(LEADER_PATIENCE).await.ok_or(ProposeError::NoQuorum)?;
             let tried = if leader == self.node {
-                match here.take() {
-                    Some(parcel) => self.sequencer.decide(parcel).await,
-                    None => self.decide_again(&request).await?,
-                }
+                let parcel = here.take().map_or_else(|| Parcel::decode(commands, sealed.0.clone()), Ok);
+                let parcel = parcel.map_err(|error| ProposeError::Stopped(error.to_string()))?;
+                self.sequencer.decide(parcel).await
             } else {
-                self.forward(leader, &request, commands).await
+                self.forward(leader, commands, &sealed).await
             };
             match tried {
                 Ok(decided) => return Ok(decided),
@@ -168,16 +166,10 @@ impl Route {
         }
     }
 
-    /// This node leads, and was asked before when it did not.
-    async fn decide_again(&self, request: &Request) -> Result<Result<Decided, ParcelError>, ProposeError> {
-        let Request::Forward { commands, encoded } = request else { return Ok(Err(ParcelError::Unknown)) };
-        let parcel = Parcel::decode(*commands, encoded.0.clone());
-        Ok(self.sequencer.decide(parcel.map_err(|error| ProposeError::Stopped(error.to_string()))?).await)
-    }
-
     /// Has another node decide. A leader that lost its office while it was asked is not waited for.
-    async fn forward(&self, leader: u64, request: &Request, commands: u32) -> Result<Decided, ParcelError> {
-        let asked = self.peers.call(leader, Channel::Forward, request, FORWARD_TIMEOUT);
+    async fn forward(&self, leader: u64, commands: u32, sealed: &Blob) -> Result<Decided, ParcelError> {
+        let request = Request::Forward { commands, encoded: sealed.clone() };
+        let asked = self.peers.call(leader, Channel::Forward, &request, FORWARD_TIMEOUT);
         let answer = tokio::select! {
             answer = asked => answer,
             () = self.deposed(leader) => Err(CallError::Broken),

@@ -30,7 +30,7 @@ const ENTRIES_IN_FLIGHT_MAX: usize = 2;
 const WAITING_MAX: usize = 64;
 
 /// Commands that travel together and are decided in one entry.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Parcel {
     commands: Vec<Command>,
     /// Of all of them, one behind the other.
@@ -85,7 +85,7 @@ impl Parcel {
             return Ok(Self::of(command, sealed));
         }
         let all = if let Command::Batch(all) = command { all } else { Vec::new() };
-        if all.len() != commands as usize {
+        if all.is_empty() || all.len() != commands as usize {
             return Err(DecodeError::custom("command", "it is no batch of so many"));
         }
         Ok(Self { commands: all, encoded: codec::batch_body(sealed) })
@@ -269,7 +269,8 @@ mod tests {
         parcel.push(second, &more);
         let two = Parcel::decode(2, parcel.sealed()).unwrap();
         assert_eq!((&two.commands, &two.encoded), (&parcel.commands, &parcel.encoded));
-        assert!(Parcel::decode(3, parcel.sealed()).is_err() && Parcel::decode(2, more).is_err());
+        assert!(Parcel::decode(3, parcel.sealed()).is_err() && Parcel::decode(2, more.clone()).is_err());
+        assert!(Parcel::decode(0, more).is_err());
         let callers_batch = Parcel::decode(1, parcel.sealed()).unwrap();
         assert!(callers_batch.is_alone() && callers_batch.len() == 1);
     }

@@ -74,10 +74,10 @@ impl Upkeep {
         }
     }
 
-    /// A leader whose disk is nearly full goes on leading: its few entries are what the reserve is for.
+    /// A leader whose disk is nearly full goes on leading. One that nobody follows would pile up entries that nobody decides.
     async fn work(&mut self) {
         let has_room = self.room.look();
-        if let Some(term) = self.leadership.term_led() {
+        if let Some(term) = self.leadership.term_led().filter(|_| self.leadership.has_quorum()) {
             self.tick().await;
             self.declare_down(term).await;
             membership::follow(&self.raft, &self.replica.read(State::nodes)).await;

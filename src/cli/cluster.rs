@@ -67,7 +67,8 @@ pub(super) async fn execute(args: Args) -> Outcome {
         }
         Verb::Remove { id } => {
             client.delete(&format!("/cluster/nodes/{id}")).await?;
-            warn(&client.get("/cluster").await?)
+            // It is removed, whatever can be told of the others.
+            client.get("/cluster").await.map_or(Ok(()), |cluster| warn(&cluster))
         }
         Verb::Drain { id } => change(&client, id, true).await,
         Verb::Resume { id } => change(&client, id, false).await,

@@ -83,7 +83,7 @@ pub(super) async fn execute(args: Args) -> Outcome {
 
 /// What a search has to say of nodes that did not answer.
 pub(super) fn incomplete(nodes: &str) -> String {
-    format!("warning: node {nodes} does not answer: the newest of its log may be missing")
+    format!("warning: node {nodes} does not answer: some of its log may be missing")
 }
 
 /// The three kinds of record in the same columns.

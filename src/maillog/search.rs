@@ -12,14 +12,23 @@ const COUNT_MAX: usize = 100_000;
 /// have been set since.
 const CLOCKS_DIFFER_MAX_MS: u64 = 24 * 3_600_000;
 
-pub(super) fn run(directory: &Directory, query: &Query) -> io::Result<Vec<Record>> {
+/// Before it a message's records are not looked for, unless the query ends before it.
+fn born_ms(query: &Query) -> u64 {
     let born_ms = query.id.map_or(0, |id| id.timestamp_ms().saturating_sub(CLOCKS_DIFFER_MAX_MS));
-    let found = run_from(directory, query, born_ms)?;
-    if found.is_empty() && born_ms > 0 { run_from(directory, query, 0) } else { Ok(found) }
+    if query.until_ms.is_some_and(|until_ms| until_ms <= born_ms) { 0 } else { born_ms }
 }
 
-fn run_from(directory: &Directory, query: &Query, born_ms: u64) -> io::Result<Vec<Record>> {
-    let filter = Filter::new(query, born_ms);
+impl Query {
+    /// The same message where only a wrong clock can have put it; `None` = the query looks at all there is.
+    pub(crate) fn before_birth(&self) -> Option<Self> {
+        let born_ms = born_ms(self);
+        let is_earlier = self.since_ms.unwrap_or(0) < born_ms;
+        is_earlier.then(|| Self { until_ms: Some(born_ms), ..self.clone() })
+    }
+}
+
+pub(super) fn run(directory: &Directory, query: &Query) -> io::Result<Vec<Record>> {
+    let filter = Filter::new(query);
     let count = query.count.unwrap_or(COUNT_DEFAULT).min(COUNT_MAX);
     let mut left = if query.id.is_some() { usize::MAX } else { count };
     let mut records = Vec::new();
@@ -81,7 +90,8 @@ struct Filter<'a> {
 }
 
 impl<'a> Filter<'a> {
-    fn new(query: &'a Query, born_ms: u64) -> Self {
+    fn new(query: &'a Query) -> Self {
+        let born_ms = born_ms(query);
         Self {
             query,
             id: query.id.map(|id| id.to_string()),

@@ -237,8 +237,12 @@ async fn a_message_is_found_whatever_the_clock_of_its_id_said() {
         let record = submission(now - late_h * 3_600_000, "alice@example.com", "early", Status::Accepted);
         let id = record.id;
         log.record(record);
-        let found = log.search(Query { id: Some(id), ..Query::default() }).await.unwrap();
-        assert_eq!(found.len(), 1, "{late_h} hours behind");
+        let query = Query { id: Some(id), ..Query::default() };
+        let found = log.search(query.clone()).await.unwrap();
+        assert_eq!(found.len(), usize::from(late_h < 24), "{late_h} hours behind");
+        let earlier = query.before_birth().unwrap();
+        assert_eq!(earlier.before_birth(), None);
+        assert_eq!(log.search(earlier).await.unwrap().len(), usize::from(late_h > 24));
     }
 }
 

@@ -1,7 +1,8 @@
 //! The mail log on two disks, and one answer for all nodes.
 //!
 //! Each node ships what its log grew by to one other node, twice a second. Which one follows from who is there; a new one
-//! first gets what it lacks. A search asks every node for its own log and for its copies of those that are down.
+//! first gets what it lacks. A search asks every node for its own log and for its copies of those that are down
+//! or do not answer.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -24,13 +25,27 @@ const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a search over all nodes found.
 pub struct Searched {
     pub records: Vec<Record>,
-    /// Nodes that did not answer: of theirs there is what others keep, which may lack the newest.
+    /// Nodes that did not answer: of theirs there is what others keep and tell.
     pub silent: Vec<u64>,
 }
 
 impl Disks {
-    /// Searches the log of all nodes, see [`Maillog::search`].
+    /// Searches the log of all nodes, see [`Maillog::search`]; what is nowhere to be found about the time of its id is looked
+    /// for in all that is kept.
     pub async fn search(&self, maillog: &Maillog, query: Query) -> std::io::Result<Searched> {
+        let before_birth = query.before_birth();
+        let found = self.search_all(maillog, query).await?;
+        match before_birth {
+            Some(query) if found.records.is_empty() => {
+                let earlier = self.search_all(maillog, query).await?;
+                // All that is kept can take longer than anybody waits: who did not tell all of that did answer.
+                Ok(if earlier.records.is_empty() { found } else { earlier })
+            }
+            Some(_) | None => Ok(found),
+        }
+    }
+
+    async fn search_all(&self, maillog: &Maillog, query: Query) -> std::io::Result<Searched> {
         let Some(mirrors) = &self.mirrors else {
             return Ok(Searched { records: maillog.search(query).await?, silent: Vec::new() });
         };

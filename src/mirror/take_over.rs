@@ -156,11 +156,11 @@ impl Disks {
         Some(())
     }
 
-    /// The other node that owns the message, where one answers so.
-    pub(crate) async fn owner_elsewhere(&self, id: MessageId) -> Option<u64> {
+    /// The other node that owns the message, where one answers so; those that are silent are not asked.
+    pub(crate) async fn owner_elsewhere(&self, id: MessageId, silent: &[u64]) -> Option<u64> {
         let mirrors = self.mirrors.as_ref()?;
         let mut claims = Claims::default();
-        for node in mirrors.others() {
+        for node in mirrors.others().into_iter().filter(|node| !silent.contains(node)) {
             self.ask_claims(node, mirrors.cluster.node_id(), &[id], &mut claims).await;
         }
         claims.handed().remove(&id).flatten()

@@ -31,7 +31,7 @@ async fn ready(State(parts): State<Parts>) -> impl IntoResponse {
 /// Why the node does not accept mail; empty = it does.
 pub(super) fn not_ready(parts: &Parts) -> Vec<&'static str> {
     let checks = [
-        (parts.cluster.is_ready(), "no quorum"),
+        (parts.cluster.has_majority(), "no quorum"),
         (!draining(parts), "draining"),
         (parts.queue.has_room(), "the disk is nearly full"),
         (parts.listening.load(Ordering::Relaxed), "the listeners are closed"),

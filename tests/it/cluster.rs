@@ -172,6 +172,12 @@ fn the_death_of_the_leader_makes_no_other_refuse() {
     sink.wait(1);
 }
 
+/// Whether this is in the node's copy of another node's log.
+fn keeps_log(node: &TestNode, of: usize, id: &str) -> bool {
+    let segments = std::fs::read_dir(node.data().join(format!("maillog/of-{of}"))).into_iter().flatten().flatten();
+    segments.into_iter().any(|segment| std::fs::read_to_string(segment.path()).is_ok_and(|text| text.contains(id)))
+}
+
 #[test]
 fn a_search_says_whose_log_may_lack_something_and_finds_what_others_keep_of_it() {
     let sink = Sink::start();
@@ -181,8 +187,7 @@ fn a_search_says_whose_log_may_lack_something_and_finds_what_others_keep_of_it()
     sink.wait(1);
     let records = cluster.nodes[asked].json(&["log", "search", "--status", "accepted"]);
     let id = records[0]["id"].as_str().unwrap().to_owned();
-    // The log is mirrored twice a second.
-    std::thread::sleep(Duration::from_millis(1_500));
+    wait_for("a copy of the log", || cluster.nodes.iter().any(|node| keeps_log(node, dead + 1, &id)).then_some(()));
     cluster.nodes[dead].kill();
     let silent = format!("node {} does not answer", dead + 1);
     let run = |arguments: &[&str]| {

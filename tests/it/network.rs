@@ -195,18 +195,23 @@ fn a_minority_refuses_and_after_healing_all_states_are_equal() {
     assert_eq!(owner_epochs, [Some(2), Some(1), Some(1)], "only the node that was cut off was declared down");
 }
 
-/// Raft has it call for a vote in a newer term as soon as it is back, which ends the leader's.
+/// Nor a follower that comes back, which calls for a vote in a newer term and so ends the leader's.
 #[test]
-fn a_node_that_comes_back_makes_no_other_refuse() {
+fn a_leader_that_is_cut_off_makes_no_other_refuse() {
     let Some(net) = Net::new(3) else { return };
     let sink = Sink::start_at(&format!("{}:0", net.address(254)));
     let cluster = TestCluster::over(&net, &sink);
+    let others = |lonely: usize| [(lonely + 1) % 3, (lonely + 2) % 3].map(|node| cluster.nodes[node].submission);
+    let leader = cluster.leader();
+    net.cut(leader + 1);
+    assert_never_refused(&others(leader), Duration::from_secs(4));
+    net.heal(leader + 1);
+    wait_for("the node that led", || TcpStream::connect(cluster.nodes[leader].submission).ok());
     let lonely = (cluster.leader() + 1) % 3;
     net.cut(lonely + 1);
     std::thread::sleep(Duration::from_secs(4));
     net.heal(lonely + 1);
-    let others = [(lonely + 1) % 3, (lonely + 2) % 3].map(|node| cluster.nodes[node].submission);
-    assert_never_refused(&others, Duration::from_secs(3));
+    assert_never_refused(&others(lonely), Duration::from_secs(3));
     wait_for("the node that was away", || TcpStream::connect(cluster.nodes[lonely].submission).ok());
 }
 

@@ -1,6 +1,7 @@
-//! Room on the disk. A log that cannot be written is the end of a store, so the store stops writing by itself before
-//! the disk is full: it refuses commands, and leaves checkpoints and snapshots for later. The segment in use and the
-//! spare one are made ahead of time, so what was let in when the room ended still fits.
+//! Room on the disk. A log that cannot be written is the end of a store, so a node lets in no commands of its own before the
+//! disk is full, and leaves checkpoints and snapshots for later. What other nodes let in it goes on writing: where that
+//! fills the disk, its store stops, and the others go on without it. The segment in use and the spare one are made ahead of
+//! time, so what was let in when the room ended still fits.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -43,7 +44,10 @@ impl Room {
         if self.is_short.swap(is_short, Ordering::Relaxed) != is_short {
             let directory = self.directory.display();
             match is_short {
-                true => tracing::error!("{directory}: less than {} bytes are free: nothing is decided", self.free_min),
+                true => tracing::error!(
+                    "{directory}: less than {} bytes are free: this node lets nothing in",
+                    self.free_min
+                ),
                 false => tracing::info!("{directory}: there is room again"),
             }
         }

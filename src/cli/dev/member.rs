@@ -48,7 +48,7 @@ impl Member {
         (self.place.id, self.process.ended().await)
     }
 
-    /// Whether it takes mail depends on the others, which may all be down.
+    /// Returns when the process answers; whether it takes mail depends on the others, which may all be down.
     pub(super) async fn restart(&mut self) -> Outcome {
         let id = self.place.id;
         if self.process.is_running() {

@@ -22,13 +22,14 @@ mod traffic;
 use std::future::poll_fn;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 
 use super::client::{Client, block_on};
 use super::failure::Failure;
@@ -39,7 +40,7 @@ use folder::Folder;
 use member::Member;
 use place::Place;
 use ready::Ready;
-use serve::{Restart, Serve};
+use serve::{Restart, Restarted, Serve};
 use sink::Sink;
 
 /// More than anybody wants on a laptop.
@@ -114,26 +115,19 @@ fn restart(root: &Path, id: u64) -> Outcome {
     if !Place::new(root, id).is_initialised() {
         return Err(Failure::wrong(format!("there is no node {id} in {}", root.display())));
     }
-    let (dev, node) = (Client::new(root.join(folder::CONTROL)), Client::new(Place::new(root, id).socket()));
-    block_on(async {
-        let answer = dev.post(&format!("/dev/restart/{id}"), &Value::Null).await?;
-        print(&format!("node {id} runs as process {}\n", answer["pid"]))?;
-        if takes_mail(&node).await {
-            return Ok(());
-        }
-        remark(&format!("node {id} takes no mail yet: a majority of the nodes must run"))
-    })
+    let client = Client::new(root.join(folder::CONTROL));
+    let answer = block_on(async { client.post(&format!("/dev/restart/{id}"), &Value::Null).await })?;
+    print(&format!("node {id} runs as process {}\n", answer["pid"]))?;
+    if answer["ready"] == true {
+        return Ok(());
+    }
+    remark(&format!("node {id} takes no mail yet: a majority of the nodes must run"))
 }
 
-async fn takes_mail(node: &Client) -> bool {
-    let deadline = Instant::now() + READY_PATIENCE;
-    while Instant::now() < deadline {
-        if node.get("/status").await.is_ok_and(|status| status["ready"] == true) {
-            return true;
-        }
+async fn takes_mail(node: Client) {
+    while !node.get("/status").await.is_ok_and(|status| status["ready"] == true) {
         tokio::time::sleep(READY_POLL).await;
     }
-    false
 }
 
 async fn run(args: Args, folder: Folder) -> Outcome {
@@ -152,16 +146,21 @@ async fn run(args: Args, folder: Folder) -> Outcome {
     let submission = scene.members.iter().filter_map(|member| Some(member.bound.as_ref()?.submission)).collect();
     let traffic = (!scene.args.no_traffic).then(|| traffic::start(&scene.folder, submission));
     let root = scene.folder.root().display().to_string();
+    let (ready, mut became_ready) = mpsc::unbounded_channel();
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             (id, ended) = any_ended(&mut scene.members) => print(&format!("node {id} has ended ({ended}); start it again: outgate dev restart {id} --data {root}\n"))?,
             Some(restart) = serve.restarts.recv() => tokio::select! {
-                () = scene.restart(restart) => {}
+                () = scene.restart(restart, &ready) => {}
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             },
+            Some(waiting) = became_ready.recv() => {
+                scene.ready.write(&scene.members)?;
+                drop(waiting.map(|(answer, pid)| answer.send(Ok(Restarted { pid, ready: true }))));
+            }
         }
     }
     if let Some(traffic) = traffic {
@@ -179,6 +178,28 @@ async fn any_ended(members: &mut [Member]) -> (u64, String) {
         polled.find(Poll::is_ready).unwrap_or(Poll::Pending)
     })
     .await
+}
+
+/// Who asked for a restart and has not heard of it yet, with the process.
+type Waiting = Option<(oneshot::Sender<Result<Restarted, String>>, Option<u32>)>;
+
+/// Whoever asked hears in time that the node is not ready; the ready file is written whenever it is.
+async fn tell_when_ready(
+    client: Client,
+    (answer, pid): (oneshot::Sender<Result<Restarted, String>>, Option<u32>),
+    ready: mpsc::UnboundedSender<Waiting>,
+) {
+    let mut is_ready = pin!(takes_mail(client));
+    let waiting = match tokio::time::timeout(READY_PATIENCE, &mut is_ready).await {
+        Ok(()) => Some((answer, pid)),
+        Err(_) => {
+            drop(answer.send(Ok(Restarted { pid, ready: false })));
+            is_ready.await;
+            None
+        }
+    };
+    // Nobody listens any more where everything ends.
+    drop(ready.send(waiting));
 }
 
 /// What stays the same while nodes come and go.
@@ -223,20 +244,19 @@ impl Scene {
         join::make(&place.data(), &member, token, &own).await.map(drop)
     }
 
-    async fn restart(&mut self, request: Restart) {
-        let answer = self.restarted(request.id).await;
-        if request.answer.send(answer.map_err(|failure| failure.to_string())).is_err() {
-            tracing::debug!("whoever asked for the restart has gone");
+    /// The process is there when it returns; whether it takes mail may depend on others that are down.
+    async fn restart(&mut self, Restart { id, answer }: Restart, ready: &mpsc::UnboundedSender<Waiting>) {
+        match self.restarted(id).await {
+            Ok((client, pid)) => drop(tokio::spawn(tell_when_ready(client, (answer, pid), ready.clone()))),
+            Err(failure) => drop(answer.send(Err(failure.to_string()))),
         }
     }
 
-    async fn restarted(&mut self, id: u64) -> Result<Option<u32>, Failure> {
+    async fn restarted(&mut self, id: u64) -> Result<(Client, Option<u32>), Failure> {
         let member = self.members.iter_mut().find(|member| member.place.id == id);
         let member = member.ok_or_else(|| Failure::wrong(format!("there is no node {id}")))?;
         member.restart().await?;
-        let pid = member.process.id();
-        self.ready.write(&self.members)?;
-        Ok(pid)
+        Ok((member.client(), member.process.id()))
     }
 
     /// All at once: the last ones would wait for a quorum that ends with them.

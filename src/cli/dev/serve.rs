@@ -27,8 +27,13 @@ pub(super) struct Serve {
 /// A wish to start a node again.
 pub(super) struct Restart {
     pub(super) id: u64,
-    /// The new process, or why not.
-    pub(super) answer: oneshot::Sender<Result<Option<u32>, String>>,
+    pub(super) answer: oneshot::Sender<Result<Restarted, String>>,
+}
+
+pub(super) struct Restarted {
+    pub(super) pid: Option<u32>,
+    /// Whether it takes mail, which may need the others.
+    pub(super) ready: bool,
 }
 
 impl Serve {
@@ -75,7 +80,7 @@ async fn restart(
         return error(StatusCode::SERVICE_UNAVAILABLE, "too many restarts at once");
     }
     match answered.await {
-        Ok(Ok(pid)) => Json(json!({ "id": id, "pid": pid })).into_response(),
+        Ok(Ok(Restarted { pid, ready })) => Json(json!({ "id": id, "pid": pid, "ready": ready })).into_response(),
         Ok(Err(reason)) => error(StatusCode::CONFLICT, &reason),
         Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "outgate dev is ending"),
     }

@@ -37,7 +37,7 @@ async fn message(parts: &Parts, id: MessageId) -> Answer<Json<Value>> {
         parts.disks.search(&parts.maillog, query).await.map_err(ApiError::unavailable)?;
     let queued = parts.queue.show(id).await.ok();
     let held = parts.quarantine.show(id).await.ok();
-    let elsewhere = if queued.is_none() { parts.disks.owner_elsewhere(id).await } else { None };
+    let elsewhere = if queued.is_none() { parts.disks.owner_elsewhere(id, &silent).await } else { None };
     if records.is_empty() && queued.is_none() && held.is_none() && elsewhere.is_none() {
         return Err(unknown(id, &silent));
     }
