@@ -37,9 +37,19 @@ impl SmallDisk {
 
     /// Writes until there is no byte left.
     pub fn fill(&self) {
-        let ballast = format!("of={}", self.path().join("ballast").display());
-        let fill = Command::new("dd").args(["if=/dev/zero", "bs=1M", &ballast]).output().unwrap();
-        assert!(!fill.status.success(), "the disk should be full");
+        assert!(!self.write(u64::MAX >> 20), "the disk should be full");
+    }
+
+    /// Writes until only so much is left.
+    pub fn fill_but(&self, megabytes: u64) {
+        let disk = rustix::fs::statvfs(self.path()).unwrap();
+        assert!(self.write(((disk.f_bavail * disk.f_frsize) >> 20) - megabytes), "the disk is full");
+    }
+
+    fn write(&self, megabytes: u64) -> bool {
+        let (ballast, count) = (format!("of={}", self.path().join("ballast").display()), format!("count={megabytes}"));
+        let written = Command::new("dd").args(["if=/dev/zero", "bs=1M", &count, &ballast]).output().unwrap();
+        written.status.success()
     }
 
     /// Makes room again.
