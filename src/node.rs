@@ -245,7 +245,7 @@ async fn take_mail(line: Arc<Line>, listeners: Arc<Listeners>, listening: Arc<At
     decide(&line, undecided).await;
     loop {
         let owns_mail = take_over::owns_mail(cluster);
-        let has_room = line.queue.has_room() || is_alone(cluster);
+        let has_room = line.has_room() || is_alone(cluster);
         // Without a lease it may have been declared down, and not know it yet.
         let listens = listening.load(Ordering::Relaxed);
         let may_decide = cluster.is_ready() || (listens && cluster.has_majority());
@@ -257,7 +257,7 @@ async fn take_mail(line: Arc<Line>, listeners: Arc<Listeners>, listening: Arc<At
                 listeners.open();
             } else {
                 let (leader, draining) = (cluster.leader(), is_draining(cluster));
-                tracing::warn!(?leader, draining, disk_has_room = line.queue.has_room(), "refusing mail");
+                tracing::warn!(?leader, draining, disk_has_room = line.has_room(), "refusing mail");
                 listeners.close();
             }
         }

@@ -57,6 +57,13 @@ pub struct Line {
     pub metrics: Arc<Metrics>,
 }
 
+impl Line {
+    /// False while what the queue or the replicated log is on is nearly full: a message would be answered with 452.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queue.has_room() && self.cluster.has_room()
+    }
+}
+
 /// What the session knows of its client.
 #[derive(Clone, Debug)]
 pub struct Client {

@@ -245,6 +245,11 @@ impl Cluster {
         self.inner.leadership.has_majority() && self.inner.runs()
     }
 
+    /// False while the disk is nearly full: nothing that is asked here is decided ([`ProposeError::DiskFull`]).
+    pub fn has_room(&self) -> bool {
+        self.inner.proposer.has_room()
+    }
+
     /// After it, [`Cluster::read`] sees everything that was acknowledged anywhere before the call.
     pub async fn barrier(&self) -> Result<(), ProposeError> {
         self.inner.barrier().await

@@ -75,11 +75,15 @@ impl Proposer {
         Self { queue, bytes: Arc::new(Semaphore::new(QUEUE_BYTES_MAX as usize)), timeout, failure, room }
     }
 
+    pub(crate) fn has_room(&self) -> bool {
+        self.room.is_there()
+    }
+
     pub(crate) async fn propose(&self, command: Command) -> Answer {
         if let Some(sentence) = self.failure.get() {
             return Err(ProposeError::Stopped(sentence));
         }
-        if !self.room.is_there() {
+        if !self.has_room() {
             return Err(ProposeError::DiskFull);
         }
         let encoded = codec::encode(&command);

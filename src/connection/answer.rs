@@ -102,7 +102,7 @@ impl Dialogue {
             Stage::Open => {}
             Stage::Closed | Stage::Draining | Stage::Over => return Some(Reply::not_now()),
         }
-        (!self.shared.line.queue.has_room()).then(Reply::disk_full)
+        (!self.shared.line.has_room()).then(Reply::disk_full)
     }
 
     async fn message(&mut self, end: EndOfData) -> Reply {

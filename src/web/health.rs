@@ -33,7 +33,7 @@ pub(super) fn not_ready(parts: &Parts) -> Vec<&'static str> {
     let checks = [
         (parts.cluster.has_majority(), "no quorum"),
         (!draining(parts), "draining"),
-        (parts.queue.has_room(), "the disk is nearly full"),
+        (parts.queue.has_room() && parts.cluster.has_room(), "the disk is nearly full"),
         (parts.listening.load(Ordering::Relaxed), "the listeners are closed"),
     ];
     checks.into_iter().filter_map(|(fine, reason)| (!fine).then_some(reason)).collect()

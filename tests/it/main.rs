@@ -10,6 +10,7 @@
 
 mod cluster;
 mod delivery;
+mod faults;
 mod identity;
 mod limits;
 mod locks;

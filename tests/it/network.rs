@@ -21,7 +21,7 @@ const ALICE: &str = "alice@demo.test";
 const LEASES_ARE_OVER: Duration = Duration::from_secs(9);
 const BOB: &str = "bob@example.net";
 /// The machine of the MTA and of its name server.
-const MTA: usize = 4;
+pub const MTA: usize = 4;
 /// One second is promised, and two for the way back; the rest is for a machine that does other things.
 const REFUSES_WITHIN: Duration = Duration::from_millis(1_500);
 const IS_BACK_WITHIN: Duration = Duration::from_millis(3_000);
@@ -29,13 +29,13 @@ const PER_FAULT: usize = 30;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A name server on the MTA's machine that knows one name with three addresses, and the file that makes it the resolver.
-struct Names {
+pub struct Names {
     _server: Running,
     folder: String,
 }
 
 impl Names {
-    fn start(net: &Net) -> Option<Self> {
+    pub fn start(net: &Net) -> Option<Self> {
         let dnsmasq = peer::find("dnsmasq")?;
         let namespace = net.namespace(MTA);
         let folder = format!("/etc/netns/{namespace}");
@@ -111,7 +111,7 @@ const IMPATIENT: &str = "minimal_backoff_time = 1s\nmaximal_backoff_time = 2s\nq
     smtp_data_done_timeout = 10s\nsmtp_starttls_timeout = 5s\nsmtp_quit_timeout = 2s\n\
     smtp_destination_concurrency_failed_cohort_limit = 1000\n";
 
-fn mail(subject: &str) -> String {
+pub fn mail(subject: &str) -> String {
     letter(ALICE, BOB, subject, "hello").replace("\r\n", "\n")
 }
 

@@ -1,11 +1,11 @@
 //! Nothing that was answered with 250 is lost, whatever happens to the process or the disk.
 
 use std::collections::BTreeSet;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::broken_disk::{SmallDisk, fail_syncs};
 use crate::support::client::{Client, letter};
 use crate::support::node::{PASSWORD, TestNode};
 use crate::support::sink::Sink;
@@ -104,35 +104,11 @@ fn quarantine_queue_and_users_outlive_a_kill() {
     assert_eq!(sink.wait(1)[0].header("Subject").as_deref(), Some("ham"));
 }
 
-/// A small file system in memory, gone with the test.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(megabytes: u32) -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])
-            .arg(directory.path())
-            .status();
-        if mounted.is_ok_and(|status| status.success()) {
-            return Some(Self(directory));
-        }
-        println!("skipped: only root can mount a small disk");
-        None
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        Command::new("umount").arg("-l").arg(self.0.path()).status().unwrap();
-    }
-}
-
 #[test]
 fn a_full_disk_is_452_and_recovers_by_itself() {
     let Some(disk) = SmallDisk::mount(300) else { return };
     let sink = Sink::start();
-    let directory = tempfile::tempdir_in(disk.0.path()).unwrap();
+    let directory = tempfile::tempdir_in(disk.path()).unwrap();
     let node = TestNode::start_in(
         directory,
         &format!("[spool]\nfree_min_bytes = 67108864\n[delivery]\nrelay = \"{}\"\n", sink.address),
@@ -142,13 +118,7 @@ fn a_full_disk_is_452_and_recovers_by_itself() {
     node.ok(&["user", "add", ALICE, "--password", PASSWORD]);
     let mut client = node.login(ALICE);
     assert_eq!(client.mail(ALICE, BOB, &letter(ALICE, BOB, "before", "hello")).code, 250);
-    let ballast = disk.0.path().join("ballast");
-    let fill = Command::new("dd")
-        .args(["if=/dev/zero", "bs=1M", "count=400"])
-        .arg(format!("of={}", ballast.display()))
-        .output()
-        .unwrap();
-    assert!(!fill.status.success(), "the disk should be full");
+    disk.fill();
     wait_for("452", || {
         let answer = client.say("MAIL FROM:<alice@demo.test>");
         client.say("RSET");
@@ -158,7 +128,7 @@ fn a_full_disk_is_452_and_recovers_by_itself() {
         let output = node.cli(&["user", "set", ALICE, "limit_per_day=7"]);
         String::from_utf8_lossy(&output.stderr).contains("the disk is nearly full").then_some(())
     });
-    std::fs::remove_file(&ballast).unwrap();
+    disk.empty();
     wait_for("room again", || {
         (node.login(ALICE).mail(ALICE, BOB, &letter(ALICE, BOB, "after", "hello")).code == 250).then_some(())
     });
@@ -205,7 +175,7 @@ fn a_sync_that_fails_for_want_of_room_stops_the_node_and_is_no_452() {
     let mut node = TestNode::with_alice(&sink);
     let mut client = node.login(ALICE);
     assert_eq!(client.mail(ALICE, BOB, &letter(ALICE, BOB, "before", "hello")).code, 250);
-    let Some(mut strace) = fail_syncs(&node) else { return };
+    let Some(mut strace) = fail_syncs(&node, "spool-writer", "ENOSPC") else { return };
     let answer = client.mail(ALICE, BOB, &letter(ALICE, BOB, "doubtful", "hello"));
     assert!(answer.code != 250 && answer.code != 452, "{answer:?}");
     wait_for("the end of the node", || node.has_ended().then_some(()));
@@ -215,36 +185,4 @@ fn a_sync_that_fails_for_want_of_room_stops_the_node_and_is_no_452() {
     sink.wait(1);
     let mut client = node.login(ALICE);
     assert_eq!(client.mail(ALICE, BOB, &letter(ALICE, BOB, "after", "hello")).code, 250);
-}
-
-/// From now on no sync of the queue's newest segment finds room.
-fn fail_syncs(node: &TestNode) -> Option<Child> {
-    let files = std::fs::read_dir(node.data().join("queue")).unwrap().flatten().map(|file| file.path());
-    let newest = files.filter(|path| path.extension().is_some_and(|ending| ending == "segment")).max().unwrap();
-    let trace = ["-f", "-q", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=ENOSPC", "-p"];
-    let attached = Command::new("strace")
-        .args(trace)
-        .arg(node.pid().to_string())
-        .arg("-P")
-        .arg(newest.canonicalize().unwrap())
-        .args(["-o", "/dev/null"])
-        .stderr(Stdio::null())
-        .spawn();
-    let Ok(mut strace) = attached else {
-        println!("skipped: there is no strace");
-        return None;
-    };
-    let status = format!("/proc/{}/status", node.pid());
-    let tracer = format!("TracerPid:\t{}", strace.id());
-    let traced = || std::fs::read_to_string(&status).unwrap().lines().any(|line| line == tracer);
-    let all_traced = wait_for("strace", || {
-        let ended = strace.try_wait().unwrap().is_some();
-        (ended || traced()).then_some(!ended)
-    });
-    if !all_traced {
-        println!("skipped: strace may not trace here");
-    }
-    // One thread after another.
-    std::thread::sleep(Duration::from_millis(300));
-    all_traced.then_some(strace)
 }

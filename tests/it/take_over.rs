@@ -33,7 +33,7 @@ fn submissions(node: &TestNode, subject: &str) -> usize {
 }
 
 /// Bytes of log segments right in a directory.
-fn log_bytes(node: &TestNode, directory: &str) -> u64 {
+pub fn log_bytes(node: &TestNode, directory: &str) -> u64 {
     let Ok(files) = std::fs::read_dir(node.data().join("maillog").join(directory)) else { return 0 };
     let lengths = files.flatten().filter(|file| file.file_name().to_string_lossy().ends_with(".log"));
     lengths.map(|file| file.metadata().unwrap().len()).sum()

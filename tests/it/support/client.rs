@@ -13,6 +13,9 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureSch
 
 pub const GTUBE: &str = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X";
 
+/// How long a client that has other servers to turn to waits for one that says nothing.
+const IMPATIENCE: Duration = Duration::from_secs(8);
+
 trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 
@@ -55,6 +58,20 @@ impl Client {
         client
     }
 
+    /// As a client that has other servers to turn to: `None` where this one refuses, breaks off or says nothing.
+    pub fn try_login(address: SocketAddr, login: &str, password: &str) -> Option<Self> {
+        let socket = TcpStream::connect_timeout(&address, IMPATIENCE).ok()?;
+        let mut client = Self::over(socket);
+        client.socket.set_read_timeout(Some(IMPATIENCE)).ok()?;
+        client.try_answer().filter(|answer| answer.code == 220)?;
+        client.try_say("EHLO client.test").filter(|answer| answer.code == 250)?;
+        client.try_say("STARTTLS").filter(|answer| answer.code == 220)?;
+        client.wrap();
+        client.try_say("EHLO client.test").filter(|answer| answer.code == 250)?;
+        client.try_say(&auth_plain(login, password)).filter(|answer| answer.code == 235)?;
+        Some(client)
+    }
+
     /// Greeting, EHLO, STARTTLS, EHLO.
     pub fn secured(address: SocketAddr) -> Self {
         let mut client = Self::connect(address);
@@ -90,12 +107,18 @@ impl Client {
     }
 
     pub fn auth(&mut self, login: &str, password: &str) -> Answer {
-        self.say(&format!("AUTH PLAIN {}", BASE64_STANDARD.encode(format!("\0{login}\0{password}"))))
+        self.say(&auth_plain(login, password))
     }
 
     pub fn say(&mut self, line: &str) -> Answer {
         self.send(format!("{line}\r\n").as_bytes());
         self.answer()
+    }
+
+    /// `None` once the server has closed.
+    pub fn try_say(&mut self, line: &str) -> Option<Answer> {
+        self.try_send(format!("{line}\r\n").as_bytes())?;
+        self.try_answer()
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
@@ -124,7 +147,7 @@ impl Client {
             let more = line.as_bytes().get(3) == Some(&b'-');
             lines.push(line.trim_end().to_owned());
             if !more {
-                let code = lines[0][..3].parse().unwrap();
+                let code = lines[0].get(..3)?.parse().ok()?;
                 return Some(Answer { code, text: lines.join("\n") });
             }
         }
@@ -132,17 +155,22 @@ impl Client {
 
     /// A whole transaction; the answer to MAIL, RCPT or DATA where that refuses, else to the end of DATA.
     pub fn mail(&mut self, from: &str, to: &str, message: &str) -> Answer {
+        self.try_mail(from, to, message).expect("the server closed the connection")
+    }
+
+    /// `None` once the server has closed.
+    pub fn try_mail(&mut self, from: &str, to: &str, message: &str) -> Option<Answer> {
         for line in [format!("MAIL FROM:<{from}>"), format!("RCPT TO:<{to}>"), "DATA".to_owned()] {
-            let answer = self.say(&line);
+            let answer = self.try_say(&line)?;
             if answer.code >= 400 {
                 if answer.code != 421 {
-                    self.say("RSET");
+                    self.try_say("RSET")?;
                 }
-                return answer;
+                return Some(answer);
             }
         }
-        self.send(stuffed(message).as_bytes());
-        self.answer()
+        self.try_send(stuffed(message).as_bytes())?;
+        self.try_answer()
     }
 }
 
@@ -157,6 +185,10 @@ pub fn letter(from: &str, to: &str, subject: &str, body: &str) -> String {
 
 pub fn date() -> String {
     jiff::fmt::rfc2822::to_string(&jiff::Zoned::now()).unwrap()
+}
+
+fn auth_plain(login: &str, password: &str) -> String {
+    format!("AUTH PLAIN {}", BASE64_STANDARD.encode(format!("\0{login}\0{password}")))
 }
 
 fn stuffed(message: &str) -> String {

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::net::{self, Net};
-use super::node::{PASSWORD, TestNode, outgate};
+use super::net::Net;
+use super::node::{PASSWORD, TestNode};
+use super::peer;
 use super::sink::Sink;
 
 pub struct TestCluster {
@@ -21,16 +22,31 @@ impl TestCluster {
 
     /// The same with the nodes' data in these directories.
     pub fn in_directories(sink: &Sink, mut directory: impl FnMut() -> TempDir) -> Self {
+        Self::found(|_| prepare(sink, directory()))
+    }
+
+    /// The same on machines whose clocks are wrong by this. `None`, said aloud, where no clock can be.
+    pub fn with_clocks(sink: &Sink, offsets: [&str; 3]) -> Option<Self> {
+        let library = peer::faketime()?;
+        Some(Self::found(|number| {
+            let (mut node, address) = prepare(sink, tempfile::tempdir().unwrap());
+            node.set_clock(&library, offsets[number]);
+            (node, address)
+        }))
+    }
+
+    fn found(mut prepare: impl FnMut(usize) -> (TestNode, String)) -> Self {
         let mut cluster = Self { nodes: Vec::new() };
-        let (first, address) = prepare(sink, directory());
-        let init = run(&["init", "--data", first.data().to_str().unwrap(), "--cluster", &address]);
+        let (first, address) = prepare(0);
+        let init = run(&first, &["init", "--data", first.data().to_str().unwrap(), "--cluster", &address]);
         cluster.nodes.push(first);
         cluster.nodes[0].restart();
         for line in init.lines().filter_map(|line| line.trim().strip_prefix("outgate join ")) {
             let words: Vec<&str> = line.split(' ').collect();
-            let (mut node, address) = prepare(sink, directory());
+            let (mut node, address) = prepare(cluster.nodes.len());
             let data = node.data();
-            run(&[&["join"], words.as_slice(), &["--data", data.to_str().unwrap(), "--cluster", &address]].concat());
+            let own = ["--data", data.to_str().unwrap(), "--cluster", &address];
+            run(&node, &[&["join"], words.as_slice(), &own].concat());
             node.restart();
             cluster.nodes.push(node);
         }
@@ -52,15 +68,14 @@ impl TestCluster {
             let mut node = TestNode::prepare(tempfile::tempdir().unwrap(), &config);
             node.within = Some(net.namespace(machine));
             let data = node.data();
-            let own = ["--data", data.to_str().unwrap(), "--cluster", &format!("{host}:7587")].map(str::to_owned);
-            let mut words = vec!["init".to_owned()];
-            if let Some(first) = cluster.nodes.first() {
-                let token = first.json(&["cluster", "token"])["token"].as_str().unwrap().to_owned();
-                words = vec!["join".to_owned(), format!("{}:7587", net.address(1)), "--token".to_owned(), token];
+            let (address, first) = (format!("{host}:7587"), format!("{}:7587", net.address(1)));
+            let own = ["--data", data.to_str().unwrap(), "--cluster", &address];
+            if let Some(member) = cluster.nodes.first() {
+                let token = member.json(&["cluster", "token"])["token"].as_str().unwrap().to_owned();
+                run(&node, &[["join", &first, "--token", &token].as_slice(), &own].concat());
+            } else {
+                run(&node, &[["init"].as_slice(), &own].concat());
             }
-            let mut command = net::command(node.within.as_deref(), env!("CARGO_BIN_EXE_outgate"));
-            let output = command.args(words).args(own).output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             node.restart();
             cluster.nodes.push(node);
         }
@@ -104,8 +119,9 @@ fn prepare(sink: &Sink, directory: TempDir) -> (TestNode, String) {
     (TestNode::prepare(directory, &config), address)
 }
 
-fn run(arguments: &[&str]) -> String {
-    let output = outgate(arguments);
+/// The program on the node's machine, before there is a node.
+fn run(node: &TestNode, arguments: &[&str]) -> String {
+    let output = node.program().args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

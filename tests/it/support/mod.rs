@@ -1,11 +1,13 @@
 //! What the tests stand on: real nodes, a client that speaks line by line, next hops that keep what they get.
 
+pub mod broken_disk;
 pub mod client;
 pub mod cluster;
 #[path = "../../../cluster/tests/support/disk.rs"]
 pub mod disk;
 pub mod dns;
 pub mod exim;
+pub mod load;
 pub mod net;
 pub mod node;
 pub mod peer;

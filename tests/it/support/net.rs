@@ -82,6 +82,30 @@ impl Net {
         self.name.clone()
     }
 
+    /// The machine drops these packets from its cable, `incoming` and `outgoing` by a match of nftables each (nothing where
+    /// it is empty), until it passes them again. False, said aloud, where nothing can be dropped.
+    pub fn drop_packets(&self, machine: usize, incoming: &str, outgoing: &str) -> bool {
+        let Some(nft) = peer::find("nft") else { return false };
+        let mut script = String::from("add table inet fault\n");
+        for (hook, packets) in
+            [("input", incoming), ("output", outgoing)].into_iter().filter(|(_, which)| !which.is_empty())
+        {
+            script += &format!("add chain inet fault {hook} {{ type filter hook {hook} priority 0; }}\n");
+            script += &format!("add rule inet fault {hook} {packets} drop\n");
+        }
+        let mut command = command(Some(&self.namespace(machine)), nft.to_str().unwrap());
+        let works = peer::takes_input(command.args(["-f", "-"]), &script);
+        if !works {
+            println!("skipped: nft cannot drop packets here");
+        }
+        works
+    }
+
+    pub fn pass_packets(&self, machine: usize) {
+        let mut command = command(Some(&self.namespace(machine)), "nft");
+        assert!(command.args(["delete", "table", "inet", "fault"]).status().unwrap().success());
+    }
+
     /// Pulls the machine's cable.
     pub fn cut(&self, machine: usize) {
         assert!(ip(&["-n", &self.hub(), "link", "set", &format!("port{machine}"), "down"]));

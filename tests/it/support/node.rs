@@ -21,7 +21,7 @@ pub struct TestNode {
     /// The network namespace in which the process runs.
     pub within: Option<String>,
     /// Variables of the process from the next start on.
-    pub environment: Vec<(&'static str, String)>,
+    environment: Vec<(&'static str, String)>,
     /// Kills and restarts on other ports, as everything here takes port 0.
     pub submission: SocketAddr,
     pub submissions: SocketAddr,
@@ -84,6 +84,19 @@ impl TestNode {
         std::fs::write(&self.config, format!("{config}{text}")).unwrap();
     }
 
+    /// The program on this node's machine, with its clock.
+    pub fn program(&self) -> Command {
+        let mut command = super::net::command(self.within.as_deref(), env!("CARGO_BIN_EXE_outgate"));
+        command.envs(self.environment.iter().cloned());
+        command
+    }
+
+    /// From the next start on the machine's clock is wrong by this, such as `-2h`.
+    pub fn set_clock(&mut self, library: &str, offset: &str) {
+        let wrong = [("LD_PRELOAD", library), ("FAKETIME", offset), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+        self.environment = wrong.map(|(name, value)| (name, value.to_owned())).to_vec();
+    }
+
     /// Starts the process (again) and waits until it takes mail.
     pub fn restart(&mut self) {
         self.spawn();
@@ -94,11 +107,10 @@ impl TestNode {
     pub fn spawn(&mut self) {
         self.stop();
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = super::net::command(self.within.as_deref(), env!("CARGO_BIN_EXE_outgate"));
+        let mut command = self.program();
         command
             .args(["run", "--config"])
             .arg(&self.config)
-            .envs(self.environment.iter().cloned())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .stdin(Stdio::null());

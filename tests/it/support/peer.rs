@@ -1,7 +1,7 @@
 //! Programs of other people that the tests talk to.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 /// Where a peer is installed; `None`, said aloud, where it is not. With `CI` set that is a failure.
 pub fn find(name: &str) -> Option<PathBuf> {
@@ -50,13 +50,21 @@ impl Drop for Running {
 
 /// Runs it with `input` on its standard input; it must succeed.
 pub fn run_with_input(command: &mut Command, input: &str) {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = output_of_input(command, input);
     assert!(
         output.status.success(),
         "{command:?}\n{}\n{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+pub fn takes_input(command: &mut Command, input: &str) -> bool {
+    output_of_input(command, input).status.success()
+}
+
+fn output_of_input(command: &mut Command, input: &str) -> Output {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
 }
