@@ -13,6 +13,13 @@ pub struct Record {
     pub event: Event,
 }
 
+impl Record {
+    /// In the journey of its message, which begins with its arrival: the nodes that it passes may have different clocks.
+    pub(crate) fn place(&self) -> (bool, u64) {
+        (!matches!(self.event, Event::Submission(_)), self.at_ms)
+    }
+}
+
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {

@@ -40,7 +40,7 @@ pub(super) fn run(directory: &Directory, query: &Query) -> io::Result<Vec<Record
     }
     if query.id.is_some() {
         records.reverse();
-        records.sort_by_key(|record| record.at_ms);
+        records.sort_by_key(Record::place);
         records.truncate(count);
     }
     Ok(records)

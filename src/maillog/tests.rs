@@ -89,8 +89,12 @@ async fn a_journey_is_oldest_first_and_survives_a_restart() {
     let log = Maillog::open(directory.path(), 32).unwrap();
     log.record(attempt(now + 5, id, Status::Deferred));
     log.record(attempt(now + 9, id, Status::Delivered));
+    // By a node whose clock was behind.
+    log.record(attempt(now - 7, id, Status::Deferred));
     let journey = log.search(Query { id: Some(id), ..Query::default() }).await.unwrap();
-    assert_eq!(journey, [first, attempt(now + 5, id, Status::Deferred), attempt(now + 9, id, Status::Delivered)]);
+    let attempts = [(now - 7, Status::Deferred), (now + 5, Status::Deferred), (now + 9, Status::Delivered)];
+    assert_eq!(journey[0], first, "it begins with the arrival");
+    assert_eq!(journey[1..], attempts.map(|(at_ms, status)| attempt(at_ms, id, status)));
 }
 
 #[tokio::test]

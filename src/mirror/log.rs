@@ -66,7 +66,7 @@ impl Disks {
 /// As one log would answer; a node that was mirrored by two in turn is not heard twice.
 fn in_order(mut records: Vec<Record>, query: &Query) -> Vec<Record> {
     if query.id.is_some() {
-        records.sort_by_key(|record| record.at_ms);
+        records.sort_by_key(Record::place);
     } else {
         records.sort_by_key(|record| Reverse(record.at_ms));
     }
