@@ -364,7 +364,7 @@ fn check_and_run_agree() {
         })
     };
     for (code, text) in outcome("127.0.0.1:0", directory.path().to_str().unwrap()) {
-        assert!(code == Some(2) && text.contains("holds no node: outgate init"), "{text}");
+        assert!(code == Some(2) && text.contains("holds no node: `outgate init"), "{text}");
     }
     let data = directory.path().join("data");
     let made = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"))

@@ -69,7 +69,7 @@ fn frame(body: &[u8]) -> Vec<u8> {
 }
 
 fn hello(cluster: &[u8], node: u64, channel: u32) -> Vec<u8> {
-    let versions = [1_u16.to_le_bytes(), 1_u16.to_le_bytes()].concat();
+    let versions = [2_u16.to_le_bytes(), 2_u16.to_le_bytes()].concat();
     frame(&[&versions, cluster, &node.to_le_bytes(), &channel.to_le_bytes()].concat())
 }
 
