@@ -132,9 +132,14 @@ impl Inner {
 /// Opens the files on a thread that may block.
 async fn open_store(options: &OpenOptions, limits: &Limits, failure: &Failure) -> Result<(Home, Opened), OpenError> {
     let (directory, limits, failure) = (options.directory.clone(), limits.clone(), failure.clone());
+    let listen = options.listen;
     let opening = tokio::task::spawn_blocking(move || {
         let mut home = Home::open(&directory)?;
         let opened = store::open(&home, &limits, &failure)?;
+        let nodes = opened.machine.replica().read(|state| state.nodes().len());
+        if listen.is_none() && nodes > 1 {
+            return Err(OpenError::NotListening(nodes));
+        }
         if opened.log.extent().last.is_some() && !home.identity.formed {
             home.set_formed()?;
         }

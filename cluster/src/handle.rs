@@ -111,7 +111,7 @@ pub struct Applied<T> {
 pub enum ProposeError {
     #[error("no quorum")]
     NoQuorum,
-    #[error("not decided in time")]
+    #[error("not decided in time: it may still take effect")]
     Timeout,
     #[error("too many proposals are waiting")]
     Busy,

@@ -497,3 +497,14 @@ async fn a_node_whose_state_differs_stops_for_good() {
     assert!(refused.to_string().contains("remove this node and join anew"), "{refused}");
     three.shutdown().await;
 }
+
+/// It would lead the others when its turn comes, and none of them could ask it anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_listens_to_no_others_does_not_start() {
+    let mut three = Three::start().await;
+    three.stop(2).await;
+    let deaf = OpenOptions { listen: None, ..options(three.directories[1].path(), &three.addresses[1]) };
+    let refused = Cluster::open(deaf).await.err().unwrap().to_string();
+    assert_eq!(refused, "this node is one of 3, which could not reach it: set cluster.listen");
+    three.shutdown().await;
+}

@@ -135,6 +135,7 @@ pub(super) fn not_made(error: &OpenError, data: &Path) -> Failure {
         | OpenError::Foreign(..)
         | OpenError::Damaged(..)
         | OpenError::Unfit(..)
+        | OpenError::NotListening(_)
         | OpenError::Io(..) => Failure::wrong(error),
     }
 }

@@ -223,6 +223,23 @@ fn without_a_majority_tcp_is_refused_and_mail_comes_back_by_itself() {
     sink.wait(1);
 }
 
+/// What it kept would be decided when nobody expects it any more.
+#[test]
+fn a_leader_that_nobody_follows_takes_no_orders() {
+    let sink = Sink::start();
+    let mut cluster = TestCluster::with_alice(&sink);
+    let left = cluster.leader();
+    let others = [(left + 1) % 3, (left + 2) % 3];
+    others.iter().for_each(|at| cluster.nodes[*at].kill());
+    let address = cluster.nodes[left].submission;
+    wait_for("refused connections", || TcpStream::connect(address).is_err().then_some(()));
+    let removal = cluster.nodes[left].cli(&["cluster", "remove", &(others[0] + 1).to_string()]);
+    assert!(String::from_utf8_lossy(&removal.stderr).contains("no quorum"), "{removal:?}");
+    others.iter().for_each(|at| cluster.nodes[*at].spawn());
+    wait_for("mail is taken again", || TcpStream::connect(address).is_ok().then_some(()));
+    assert_eq!(cluster.nodes[left].json(&["cluster", "status"])["nodes"].as_array().unwrap().len(), 3);
+}
+
 /// The machine of one node is two hours ahead: its limits and those of the others end no earlier, even when it leads.
 #[test]
 fn a_wrong_clock_moves_no_window_even_at_the_leader() {

@@ -55,6 +55,9 @@ pub enum OpenError {
     Damaged(PathBuf, String),
     #[error("{0} must not be used again: {1}; remove this node and join anew")]
     Unfit(PathBuf, String),
+    /// It could lead all others, and none of them could ask it anything.
+    #[error("this node is one of {0}, which could not reach it: set cluster.listen")]
+    NotListening(usize),
     #[error("cannot use {0}: {1}")]
     Io(PathBuf, std::io::Error),
 }

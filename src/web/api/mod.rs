@@ -27,7 +27,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use outgate_cluster::{Actor, Applied, Command, DomainName, Login, Outcome, Timestamp};
+use outgate_cluster::{Actor, Applied, Command, DomainName, Login, Outcome, ProposeError, Timestamp};
 use serde::de::DeserializeOwned;
 
 use super::{Parts, echo};
@@ -90,6 +90,10 @@ fn actor() -> Actor {
 
 /// Proposes a command; a refusal of the state is the error.
 async fn propose(parts: &Parts, command: Command) -> Answer<Applied<Outcome>> {
+    // A leader that nobody follows would keep it, and have it decided when nobody expects it any more.
+    if !parts.cluster.has_majority() {
+        return Err(ProposeError::NoQuorum.into());
+    }
     let applied = parts.cluster.propose(command).await?;
     if let Outcome::Refused(refusal) = applied.outcome {
         return Err(refusal.into());
