@@ -13,6 +13,7 @@ use super::init::{
     write_config,
 };
 use super::output::{print, remark};
+use crate::web::api::TWO_NODES;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -46,7 +47,7 @@ pub(super) fn execute(args: &Args) -> Outcome {
     let told = write_config(&data, args.hostname.as_deref().unwrap_or_default(), &advertise)?;
     print(&format!("{told}this is node {id}\nnext: outgate run --config {}\n", config_path(&data).display()))?;
     // Nobody can know here whether another joined and left before.
-    if id == 2 { remark("a cluster of two stops when either node stops: add a third") } else { Ok(()) }
+    if id == 2 { remark(&format!("warning: {TWO_NODES}")) } else { Ok(()) }
 }
 
 /// Joins, and makes directory and node; its id.

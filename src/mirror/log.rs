@@ -63,6 +63,10 @@ impl Disks {
     }
 }
 
+fn records(found: &[Record]) -> std::io::Result<Answer> {
+    Ok(Answer::Records(serde_json::to_vec(found)?.into()))
+}
+
 /// As one log would answer; a node that was mirrored by two in turn is not heard twice.
 fn in_order(mut records: Vec<Record>, query: &Query) -> Vec<Record> {
     if query.id.is_some() {
@@ -129,13 +133,9 @@ impl Mirrors {
             LogQuestion::Append { segment, offset, bytes } => {
                 self.maillog.keep_at(owner, segment, offset, bytes.to_vec()).await.map(|()| Answer::Done)
             }
-            LogQuestion::Search { query } => {
-                let records = self.search_here(&serde_json::from_slice(&query)?).await?;
-                Ok(Answer::Records(serde_json::to_vec(&records)?.into()))
-            }
+            LogQuestion::Search { query } => records(&self.search_here(&serde_json::from_slice(&query)?).await?),
             LogQuestion::SearchCopies { of, query } => {
-                let records = self.search_copies(&of, &serde_json::from_slice(&query)?).await?;
-                Ok(Answer::Records(serde_json::to_vec(&records)?.into()))
+                records(&self.search_copies(&of, &serde_json::from_slice(&query)?).await?)
             }
         }
     }

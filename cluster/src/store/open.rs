@@ -159,7 +159,7 @@ fn from_snapshot(meta: &SnapshotMeta, file: &SnapshotFile, extent: Extent) -> Re
         }
         _ if extent.purged.is_none() => Ok(Base::Other(State::default(), None, Membership::default())),
         Ok(_) => Err(OpenError::damaged(&file.path, "the log continues a newer snapshot")),
-        Err(error) => Err(OpenError::damaged(&file.path, format!("{error}"))),
+        Err(error) => Err(OpenError::damaged(&file.path, error.to_string())),
     }
 }
 

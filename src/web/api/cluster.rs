@@ -25,7 +25,7 @@ const TOKEN_MINUTES_MAX: u64 = 7 * 24 * 60;
 const REMOVAL_MAX: Duration = Duration::from_secs(10);
 const REMOVAL_LOOK: Duration = Duration::from_millis(50);
 const NO_QUORUM: &str = "this node decides nothing now, see `outgate status`: what it shows may be old";
-const TWO_NODES: &str = "a cluster of two stops when either node stops: add a third, see `outgate cluster token`";
+pub const TWO_NODES: &str = "a cluster of two stops when either node stops: add a third, see `outgate cluster token`";
 
 pub(super) fn routes() -> Router<Parts> {
     Router::new()

@@ -35,6 +35,7 @@ use crate::clock::now_ms;
 use crate::mail::{Message, MessageId};
 use crate::maillog::{Event, Origin, Record, Status};
 
+pub use cluster::TWO_NODES;
 pub(super) use error::ApiError;
 pub use import::DISABLED_USERS;
 pub use log::MISSING_NODES;
